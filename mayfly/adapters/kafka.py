@@ -1,0 +1,253 @@
+"""Kafka: the log that owns the tasks, and the catalog of functions.
+
+`Log` appends, `Catalog` follows the functions' topic, `ensure_topics` makes a queue's topics. The
+dispatcher's own consumer is in `dispatcher/consumer.py`, with the rules that it keeps.
+"""
+
+import asyncio
+import logging
+import threading
+from typing import Any, Final, NamedTuple
+
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    Producer,
+    TopicPartition,
+)
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
+
+from mayfly.errors import LogUnavailable, SettingsError
+from mayfly.function import Function, decode_function, encode_function
+from mayfly.settings import Settings
+from mayfly.task import Lane
+
+log = logging.getLogger(__name__)
+
+FUNCTIONS_TOPIC: Final = "mayfly.functions"
+MAX_MESSAGE_BYTES: Final = 1_000_000
+
+
+def lane_topic(queue: str, lane: Lane) -> str:
+    return f"mayfly.{queue}.{lane.value}"
+
+
+def events_topic(queue: str) -> str:
+    return f"mayfly.{queue}.events"
+
+
+def client_config(settings: Settings, **more: Any) -> dict[str, Any]:
+    """What every client of ours tells librdkafka. Its chatter goes to our log, not to stderr."""
+    return {
+        "bootstrap.servers": settings.kafka,
+        "logger": logging.getLogger("mayfly.kafka"),
+        # A broker that restarts should be found again in a second, not in ten.
+        "reconnect.backoff.max.ms": 1000,
+        **more,
+    }
+
+
+class Appended(NamedTuple):
+    """Where a record landed. `timestamp` is the broker's append time, milliseconds since 1970, UTC."""
+
+    partition: int
+    offset: int
+    timestamp: int
+
+
+class Log:
+    """A producer for whom nothing less than `acks=all` counts as appended."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._timeout = settings.produce_timeout_seconds
+        self._producer = Producer(
+            client_config(
+                settings,
+                **{
+                    "acks": "all",
+                    "enable.idempotence": True,
+                    "linger.ms": 1,
+                    "partitioner": "murmur2_random",
+                    "message.timeout.ms": int(self._timeout * 1000),
+                    "message.max.bytes": MAX_MESSAGE_BYTES,
+                },
+            )
+        )
+        self._stop = threading.Event()
+        self._poller = threading.Thread(target=self._poll, name="mayfly-producer", daemon=True)
+
+    async def start(self) -> None:
+        self._poller.start()
+
+    def _poll(self) -> None:
+        while not self._stop.is_set():
+            self._producer.poll(0.1)
+
+    async def append(
+        self, topic: str, value: bytes, *, key: str | None = None, partition: int | None = None
+    ) -> Appended:
+        """Append a record, to the key's partition by murmur2 unless one is named.
+
+        Raises `LogUnavailable` when there was no acknowledgement in time; the record may still be there.
+        """
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Appended] = loop.create_future()
+
+        def settle(error: KafkaError | None, message: Message) -> None:
+            if future.cancelled():
+                return
+            if error is not None:
+                future.set_exception(LogUnavailable(f"Kafka did not acknowledge: {error.str()}"))
+                return
+            future.set_result(
+                Appended(message.partition() or 0, message.offset() or 0, message.timestamp()[1])
+            )
+
+        def delivered(error: KafkaError | None, message: Message) -> None:
+            loop.call_soon_threadsafe(settle, error, message)
+
+        where: dict[str, Any] = {} if partition is None else {"partition": partition}
+        try:
+            self._producer.produce(topic, value, key=key, on_delivery=delivered, **where)
+        except BufferError as error:
+            raise LogUnavailable("the producer's queue is full: Kafka takes less than is sent") from error
+        except KafkaException as error:
+            raise LogUnavailable(f"Kafka refused the record: {error.args[0].str()}") from error
+        return await future
+
+    async def ready(self) -> None:
+        """Raises `LogUnavailable` unless a broker answers."""
+        try:
+            await asyncio.to_thread(self._producer.list_topics, FUNCTIONS_TOPIC, 2.0)
+        except KafkaException as error:
+            raise LogUnavailable(f"Kafka does not answer: {error.args[0].str()}") from error
+
+    async def close(self) -> None:
+        """Wait for what is on its way, then stop."""
+        await asyncio.to_thread(self._producer.flush, self._timeout)
+        self._stop.set()
+        if self._poller.is_alive():
+            await asyncio.to_thread(self._poller.join)
+
+
+# --- topics -------------------------------------------------------------------------------------------------
+
+_LOG_CONFIG: Final = {
+    # Retention by time or size would delete accepted work that nobody has read yet.
+    "retention.ms": "-1",
+    "retention.bytes": "-1",
+    "message.timestamp.type": "LogAppendTime",
+}
+_CATALOG_CONFIG: Final = {"cleanup.policy": "compact", "message.timestamp.type": "LogAppendTime"}
+
+
+async def ensure_topics(settings: Settings) -> None:
+    """Make the queue's topics and the catalog where they are missing, and check those that are there.
+
+    Raises `SettingsError` where a topic's partition count is not the one that is set: co-partitioning
+    rests on it. Raises `LogUnavailable`.
+    """
+    await asyncio.to_thread(_ensure_topics, settings)
+
+
+def _ensure_topics(settings: Settings) -> None:
+    admin = AdminClient(client_config(settings))
+    queue_topics = [*(lane_topic(settings.queue, lane) for lane in Lane), events_topic(settings.queue)]
+    wanted = [NewTopic(name, settings.partitions, config=dict(_LOG_CONFIG)) for name in queue_topics]
+    wanted.append(NewTopic(FUNCTIONS_TOPIC, 1, config=dict(_CATALOG_CONFIG)))
+    try:
+        there = admin.list_topics(timeout=10).topics
+        for name, made in admin.create_topics([new for new in wanted if new.topic not in there]).items():
+            try:
+                made.result(30)
+            except KafkaException as error:
+                # Two services that start together both find it missing.
+                if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                    raise LogUnavailable(f"topic {name} cannot be made: {error.args[0].str()}") from error
+        for name in queue_topics:
+            count = len(there[name].partitions) if name in there else settings.partitions
+            if count != settings.partitions:
+                raise SettingsError(
+                    f"topic {name} has {count} partitions and MAYFLY_PARTITIONS is {settings.partitions}: "
+                    f"set it to {count}; a live queue's partitions never change"
+                )
+    except KafkaException as error:
+        raise LogUnavailable(f"Kafka at {settings.kafka} does not answer: {error.args[0].str()}") from error
+
+
+# --- the catalog --------------------------------------------------------------------------------------------
+
+
+async def publish(producer: Log, function: Function) -> None:
+    """Deploy: from here on gateways take tasks for this version, and dispatchers run them on it."""
+    await producer.append(FUNCTIONS_TOPIC, encode_function(function), key=function.name)
+
+
+class Catalog:
+    """The functions as the catalog topic has them, followed from its beginning by a thread.
+
+    The thread replaces the mapping as a whole, so a reader on another thread never sees half a change.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._config = client_config(
+            settings,
+            **{"group.id": "mayfly-catalog", "enable.auto.commit": False, "enable.partition.eof": True},
+        )
+        self._functions: dict[str, Function] = {}
+        self.revision = 0
+        """Grows with each change."""
+        self._read_to_end = threading.Event()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="mayfly-catalog", daemon=True)
+
+    async def start(self) -> None:
+        """Returns when the topic was read to its end. Raises `LogUnavailable`."""
+        self._thread.start()
+        if not await asyncio.to_thread(self._read_to_end.wait, 30):
+            raise LogUnavailable("the catalog of functions could not be read within 30 s")
+
+    def get(self, name: str) -> Function | None:
+        return self._functions.get(name)
+
+    def all(self) -> list[Function]:
+        """By name, retired ones included."""
+        return sorted(self._functions.values(), key=lambda function: function.name)
+
+    async def close(self) -> None:
+        self._stop.set()
+        if self._thread.is_alive():
+            await asyncio.to_thread(self._thread.join)
+
+    def _follow(self) -> None:
+        consumer = Consumer(self._config)
+        consumer.assign([TopicPartition(FUNCTIONS_TOPIC, 0, OFFSET_BEGINNING)])
+        while not self._stop.is_set():
+            for message in consumer.consume(100, 0.25):
+                self._take(message)
+        consumer.close()
+
+    def _take(self, message: Message) -> None:
+        error, key, value = message.error(), message.key(), message.value()
+        if error is not None:
+            if error.code() == KafkaError._PARTITION_EOF:
+                self._read_to_end.set()
+            else:
+                log.warning("the catalog cannot be read just now", extra={"reason": error.str()})
+            return
+        name = key.decode(errors="replace") if isinstance(key, bytes) else str(key)
+        functions = dict(self._functions)
+        function = decode_function(value) if isinstance(value, bytes) else None
+        if value is None:
+            functions.pop(name, None)
+        elif function is None:
+            log.warning("the catalog has an entry that is none", extra={"function": name})
+            return
+        else:
+            functions[name] = function
+        self._functions = functions
+        self.revision += 1

@@ -1,0 +1,127 @@
+"""S3: where the bytes are. Any S3-compatible store will do; nothing here needs a conditional PUT.
+
+The data path is obstore (a fraction of boto3's CPU per small object); boto3 makes the bucket.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any
+
+import boto3
+import obstore
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+from obstore.exceptions import BaseError
+from obstore.store import S3Store
+
+from mayfly.errors import BlobNotFound, BlobsUnavailable
+from mayfly.settings import Settings
+from mayfly.task import BlobRef
+
+
+class Blobs:
+    """Objects by key. Every method raises `BlobsUnavailable` when the store does not do its part."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        options: dict[str, Any] = {"region": settings.s3_region}
+        if settings.s3_endpoint:
+            options |= {"endpoint": settings.s3_endpoint, "virtual_hosted_style_request": False}
+        if settings.s3_access_key and settings.s3_secret_key:
+            options |= {
+                "access_key_id": settings.s3_access_key.get_secret_value(),
+                "secret_access_key": settings.s3_secret_key.get_secret_value(),
+            }
+        self._store = S3Store(
+            settings.s3_bucket,
+            **options,
+            client_options={
+                "allow_http": bool(settings.s3_endpoint and settings.s3_endpoint.startswith("http://")),
+                "timeout": timedelta(seconds=30),
+                "connect_timeout": timedelta(seconds=2),
+            },
+            # Whoever calls knows better how long to go on: an attempt for ever, a reader not at all.
+            retry_config={"max_retries": 1, "retry_timeout": timedelta(seconds=5)},
+        )
+
+    async def put(self, key: str, data: bytes, content_type: str) -> BlobRef:
+        try:
+            await obstore.put_async(
+                self._store, key, data, attributes={"Content-Type": content_type}, use_multipart=False
+            )
+        except BaseError as error:
+            raise BlobsUnavailable(f"S3 did not take {key}: {_reason(error)}") from error
+        return BlobRef(key=key, size=len(data), sha256=hashlib.sha256(data).hexdigest())
+
+    async def get(self, key: str) -> bytes:
+        """The object, whole. Raises `BlobNotFound`."""
+        _, chunks = await self.open(key)
+        return b"".join([chunk async for chunk in chunks])
+
+    async def open(self, key: str) -> tuple[int, AsyncIterator[bytes]]:
+        """The object's size in bytes, and its chunks as they arrive. Raises `BlobNotFound`."""
+        try:
+            response = await obstore.get_async(self._store, key)
+        except FileNotFoundError as error:
+            raise BlobNotFound(f"S3 has no {key}") from error
+        except BaseError as error:
+            raise BlobsUnavailable(f"S3 did not give {key}: {_reason(error)}") from error
+        return response.meta["size"], self._chunks(key, response)
+
+    async def _chunks(self, key: str, response: obstore.GetResult) -> AsyncIterator[bytes]:
+        try:
+            async for chunk in response.stream():
+                yield bytes(chunk)
+        except BaseError as error:
+            raise BlobsUnavailable(f"S3 broke off in {key}: {_reason(error)}") from error
+
+    async def ensure_bucket(self) -> None:
+        await asyncio.to_thread(self._ensure_bucket)
+
+    async def ping(self) -> None:
+        await asyncio.to_thread(self._head_bucket)
+
+    def _admin(self) -> Any:
+        settings = self._settings
+        keys = (settings.s3_access_key, settings.s3_secret_key)
+        return boto3.client(
+            "s3",
+            endpoint_url=settings.s3_endpoint,
+            region_name=settings.s3_region,
+            aws_access_key_id=keys[0].get_secret_value() if keys[0] else None,
+            aws_secret_access_key=keys[1].get_secret_value() if keys[1] else None,
+            config=Config(
+                connect_timeout=2,
+                read_timeout=5,
+                retries={"max_attempts": 1},
+                # Stores other than AWS's own do not all know the newer checksums.
+                request_checksum_calculation="when_required",
+                s3={"addressing_style": "path"} if settings.s3_endpoint else None,
+            ),
+        )
+
+    def _head_bucket(self) -> None:
+        try:
+            self._admin().head_bucket(Bucket=self._settings.s3_bucket)
+        except (BotoCoreError, ClientError) as error:
+            raise BlobsUnavailable(f"S3 bucket {self._settings.s3_bucket}: {error}") from error
+
+    def _ensure_bucket(self) -> None:
+        try:
+            self._head_bucket()
+        except BlobsUnavailable:
+            region = self._settings.s3_region
+            elsewhere = {"CreateBucketConfiguration": {"LocationConstraint": region}}
+            try:
+                self._admin().create_bucket(
+                    Bucket=self._settings.s3_bucket, **({} if region == "us-east-1" else elsewhere)
+                )
+            except (BotoCoreError, ClientError) as error:
+                raise BlobsUnavailable(f"S3 bucket {self._settings.s3_bucket}: {error}") from error
+
+
+def _reason(error: Exception) -> str:
+    """The first line: what follows is the Rust side's own debug output."""
+    return str(error).partition("\n")[0][:300]

@@ -1,0 +1,64 @@
+"""A function as the catalog knows it: what the gateway checks a task against and the dispatcher runs."""
+
+import re
+from typing import Any, Final
+
+import msgspec
+
+NAME: Final = re.compile(r"[a-z][a-z0-9_-]{0,62}")
+"""A function's name, which is its folder's."""
+
+
+class Limits(msgspec.Struct, frozen=True, rename="camel"):
+    """What a sandbox may use. `timeout_seconds` counts from the moment it has its input."""
+
+    timeout_seconds: float = 60.0
+    memory_mib: int = 256
+    cpu: float = 1.0
+    """Cores."""
+    pids: int = 128
+    open_files: int = 1024
+    tmp_mib: int = 64
+
+
+class Function(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """A catalog entry: the value of a record in `mayfly.functions`, keyed by the function's name."""
+
+    name: str
+    image: str
+    """Tag of the image, which holds the hash of what it is built from."""
+    version: str
+    """That hash, short."""
+    contract: str = "python"
+    """How a sandbox is spoken to: `python` (frames, `images/python`) or `unix` (stdin, stdout, exit code)."""
+    description: str = ""
+    limits: Limits = Limits()
+    isolation: str = "container"
+    network: str = "none"
+    queue: str = "default"
+    env: dict[str, str] = {}
+    secrets: tuple[str, ...] = ()
+    schema: dict[str, Any] | None = None
+    """JSON Schema (2020-12) of the payload; None takes anything."""
+    accepts_bytes: bool = True
+    """Whether a body of another type than JSON may be posted: not where a schema wants JSON."""
+    examples: tuple[str, ...] = ()
+    deployed_at: int = 0
+    """Milliseconds since 1970, UTC."""
+    retired: bool = False
+    """Its folder is gone: no new task is taken, those that wait still run."""
+
+
+_decoder = msgspec.json.Decoder(Function)
+
+
+def encode_function(function: Function) -> bytes:
+    return msgspec.json.encode(function)
+
+
+def decode_function(value: bytes) -> Function | None:
+    """The entry, or None for a record that is none."""
+    try:
+        return _decoder.decode(value)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None

@@ -1,0 +1,104 @@
+"""Every setting, read in one place from environment variables with the prefix `MAYFLY_`.
+
+`Settings()` reads the environment. The services take a `Settings`; nothing else looks at `os.environ`.
+"""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from mayfly.errors import SettingsError
+
+KIB = 1024
+MIB = 1024 * KIB
+
+
+class Settings(BaseSettings):
+    """What the gateway, the dispatcher and the tools can be told. Units are in the names or the text."""
+
+    model_config = SettingsConfigDict(env_prefix="MAYFLY_", frozen=True, extra="ignore")
+
+    # --- the gateway
+    host: str = "127.0.0.1"
+    """Where the gateway listens. Anything but loopback is refused while there is no authentication."""
+    port: int = Field(8080, ge=0, le=65535)
+    """The gateway's port; 0 takes a free one."""
+
+    # --- the log
+    kafka: str = "127.0.0.1:9092"
+    """Bootstrap servers, host:port, with commas between."""
+    partitions: int = Field(8, ge=1, le=1000)
+    """Partitions of each of a queue's topics: bounds its dispatchers, and never changes while it lives."""
+    produce_timeout_seconds: float = Field(10.0, gt=0)
+    """How long a POST waits for the log's acknowledgement before it answers 503."""
+
+    # --- the read model
+    redis: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
+    """URL of Redis, with its password if it has one."""
+
+    # --- the store
+    s3_endpoint: str | None = None
+    """URL of an S3-compatible store; unset means AWS."""
+    s3_bucket: str = "mayfly"
+    s3_region: str = "us-east-1"
+    s3_access_key: SecretStr | None = None
+    s3_secret_key: SecretStr | None = None
+
+    # --- the dispatcher
+    queue: str = "default"
+    """The queue that this dispatcher serves."""
+    slots: int = Field(default_factory=lambda: max(2, os.cpu_count() or 1), ge=1, le=1000)
+    """Tasks that a dispatcher runs at once."""
+    grace_seconds: float = Field(30.0, ge=0)
+    """How long a dispatcher that was told to stop lets running tasks finish."""
+    dispatcher_host: str = "127.0.0.1"
+    dispatcher_port: int = Field(0, ge=0, le=65535)
+    """Where the dispatcher serves /healthz and /metrics; port 0 takes a free one."""
+    heartbeat_seconds: float = Field(1.0, gt=0)
+    heartbeat_life_seconds: float = Field(5.0, gt=0)
+    """A dispatcher that has not been seen for this long may have its tasks taken over."""
+    functions_dir: Path | None = None
+    """Where the functions' folders are on this machine; their `.env` files are read from there."""
+    state_dir: Path = Path(".mayfly")
+    """Where a dispatcher keeps the lock file that marks its sandboxes as its own."""
+    egress_allow: Annotated[tuple[str, ...], NoDecode] = ()
+    """`host:port` pairs, with commas between, that sandboxes with `network = "egress"` may reach although
+    they are private."""
+    egress_open: bool = False
+    """Accept egress without address rules, where they cannot be set."""
+    docker_host: str | None = None
+    """The Docker engine's address; unset means DOCKER_HOST, the Docker context, the default socket."""
+
+    # --- limits, bytes
+    payload_inline_bytes: int = 64 * KIB
+    """A larger payload goes to S3 and rides in the envelope by reference."""
+    payload_bytes: int = 6 * MIB
+    """A larger payload is refused with 413."""
+    result_inline_bytes: int = 32 * KIB
+    """A larger result is a link in a task's status."""
+    result_bytes: int = 6 * MIB
+    """A larger result ends its attempt with Function.BadResult."""
+    log_bytes: int = 1 * MIB
+    """What is kept of an attempt's log; the rest is counted and dropped."""
+
+    log_level: str = "INFO"
+
+    def __init__(self, **values: object) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = "MAYFLY_" + "_".join(str(part) for part in first["loc"]).upper()
+            raise SettingsError(f"{name}: {first['msg']}") from error
+
+    @field_validator("egress_allow", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return (
+            tuple(part.strip() for part in value.split(",") if part.strip())
+            if isinstance(value, str)
+            else value
+        )
