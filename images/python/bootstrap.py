@@ -1,0 +1,292 @@
+"""The first process in a Python function's sandbox: it imports the handler, then runs one task.
+
+It speaks frames with the dispatcher: a kind (one ASCII byte), the body's length (u32, big-endian), the body.
+
+    dispatcher, on stdin      T  JSON: taskId taskType attempt deadline contentType version memoryMiB env
+                              P  the payload's bytes
+    sandbox, on stdout        A  armed: the handler is imported       {}
+                              G  progress                             {"fraction", "message"}
+                              R  a result follows                     {"contentType"}
+                              B  the result's bytes
+                              E  failed                               {"type", "error", "message", "traceback"}
+
+The handler never sees those streams: while it runs, descriptor 1 is the log (stderr) and 0 is empty. A
+process that ends without R and B, or E, says how by its exit code.
+
+Every millisecond here is one of a cold start. So nothing is imported before a task needs it, `_signal` and
+`_thread` stand in for their slow public faces, and modules that are sure to be needed later (json) are
+imported after A, while the dispatcher still waits for its claim.
+"""
+
+import _signal
+import _thread
+import os
+import sys
+import time
+
+OWN = os.path.dirname(__file__)
+SITE = OWN + "/site"
+FUNCTION = os.getcwd()
+"""The image's working directory: `/function`."""
+
+RESULT_FD = 501
+TASK_FD = 502
+"""Above what a function's own files get, so that it closes or writes to neither by accident."""
+
+MAX_TEXT = 16 * 1024
+"""Characters of a message or a traceback that are sent."""
+
+CO_COROUTINE = 0x80
+"""Of a code object's `co_flags`: `inspect.CO_COROUTINE`, without the import of inspect."""
+
+JSON = "application/json"
+
+
+class Channel:
+    """Both directions of the conversation with the dispatcher, moved away from descriptors 0 and 1."""
+
+    def __init__(self) -> None:
+        os.dup2(0, TASK_FD, inheritable=False)
+        os.dup2(1, RESULT_FD, inheritable=False)
+        os.dup2(os.open("/dev/null", os.O_RDONLY), 0)
+        os.dup2(2, 1)
+        # Else a print would come after what was written to stderr later, or be lost by os._exit.
+        sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
+        self._lock = _thread.allocate_lock()  # progress may be told from several threads
+        self.pid = os.getpid()
+
+    def send(self, kind: bytes, body: bytes) -> None:
+        frame = memoryview(kind + len(body).to_bytes(4, "big") + body)
+        with self._lock:
+            while frame:
+                frame = frame[os.write(RESULT_FD, frame) :]
+
+    def send_json(self, kind: bytes, body: dict[str, object]) -> None:
+        import json
+
+        self.send(kind, json.dumps(body).encode())
+
+    def receive(self, kind: bytes) -> bytes:
+        """The body of the next frame. The dispatcher may hang up before a task: that is no failure."""
+        header = self._read(5)
+        if header[:1] != kind:
+            raise RuntimeError(f"the dispatcher sent {header[:1]!r} where {kind!r} was due")
+        return self._read(int.from_bytes(header[1:], "big"))
+
+    @staticmethod
+    def _read(size: int) -> bytes:
+        chunks, left = [], size
+        while left:
+            chunk = os.read(TASK_FD, min(left, 1 << 20))
+            if not chunk:
+                raise SystemExit(0)
+            chunks.append(chunk)
+            left -= len(chunk)
+        return b"".join(chunks)
+
+
+class Context:
+    """A handler's second argument: what AWS Lambda's has, and `task_id`, `attempt`, `deadline`, `logger`
+    and `progress`."""
+
+    client_context = None
+    identity = None
+
+    def __init__(self, task: dict, channel: Channel) -> None:  # type: ignore[type-arg]
+        self.task_id: str = task["taskId"]
+        self.attempt: int = task["attempt"]
+        self.deadline: float = task["deadline"]
+        """Seconds since 1970, UTC: then the sandbox is ended."""
+        self.aws_request_id = self.task_id
+        self.function_name: str = task["taskType"]
+        self.function_version: str = task["version"]
+        self.invoked_function_arn = f"arn:mayfly:lambda:local:000000000000:function:{self.function_name}"
+        self.memory_limit_in_mb: int = task["memoryMiB"]
+        self.log_group_name = f"/mayfly/{self.function_name}"
+        self.log_stream_name = f"{self.task_id}/{self.attempt}"
+        self._channel = channel
+
+    def get_remaining_time_in_millis(self) -> int:
+        return max(0, int((self.deadline - time.time()) * 1000))
+
+    def progress(self, fraction: float, message: str = "") -> None:
+        """Tell how far the task is: `fraction` from 0 to 1. Whoever watches the task sees it."""
+        if not 0 <= fraction <= 1:
+            raise ValueError(f"progress takes a fraction from 0 to 1, not {fraction!r}")
+        self._channel.send_json(b"G", {"fraction": float(fraction), "message": str(message)[:MAX_TEXT]})
+
+    def log(self, message: object) -> None:
+        print(message)
+
+    @property
+    def logger(self):  # type: ignore[no-untyped-def]  # logging is imported only where it is used
+        import logging
+
+        show_log_lines()
+        logger = logging.getLogger(self.function_name)
+        if logger.level == logging.NOTSET:
+            logger.setLevel(logging.INFO)
+        return logger
+
+
+def show_log_lines() -> None:
+    """Let a logger that has no handler write every line that its level lets through.
+
+    `logging.lastResort` is what such a logger uses; by default it drops what is below WARNING. A function
+    that calls `logging.basicConfig` has its own way, as anywhere.
+    """
+    import logging
+
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+    logging.lastResort = handler
+
+
+def load_handler():  # type: ignore[no-untyped-def]
+    """`handler` of `handler.py`. Whatever its import raises comes through."""
+    sys.argv = ["handler.py"]
+    # -S leaves `site` out, and with it the names that scripts end themselves by.
+    import builtins
+
+    builtins.exit = builtins.quit = sys.exit  # type: ignore[assignment]
+    sys.path.insert(0, FUNCTION)
+    sys.path += [SITE, OWN]
+    if os.path.isdir(SITE) and any(name.endswith(".pth") for name in os.listdir(SITE)):
+        import site
+
+        site.addsitedir(SITE)
+    module = __import__("handler")
+    try:
+        handler = module.handler
+    except AttributeError:
+        raise AttributeError("handler.py defines no `handler`: add `def handler(event, context): ...`") from None
+    if not callable(handler):
+        raise TypeError("`handler` in handler.py is no function")
+    return handler
+
+
+def event_converter(handler):  # type: ignore[no-untyped-def]
+    """What makes the event that the handler's type hint asks for, or None: then it is plain JSON or bytes."""
+    code = getattr(handler, "__code__", None)
+    hints = getattr(handler, "__annotations__", None)
+    if not hints:
+        return None
+    if code is not None and hints.get(code.co_varnames[0] if code.co_argcount else "", dict) in (dict, list, object):
+        return None
+    import mayfly_events
+
+    return mayfly_events.converter(handler)
+
+
+def make_event(payload: bytes, content_type: str, converter):  # type: ignore[no-untyped-def]
+    kind = content_type.partition(";")[0].strip().lower()
+    is_json = kind == JSON or kind.endswith("+json")
+    if converter is not None:
+        return converter.event(payload, is_json, content_type)
+    if not is_json:
+        return payload
+    import json
+
+    return json.loads(payload) if payload else None
+
+
+def call(handler, event, context: Context):  # type: ignore[no-untyped-def]
+    result = handler(event, context)
+    if hasattr(result, "__await__"):
+        import asyncio
+
+        async def finish():  # type: ignore[no-untyped-def]  # an awaitable need not be a coroutine
+            return await result
+
+        return asyncio.run(finish())
+    return result
+
+
+def report_failure(channel: Channel, error: BaseException, kind: str = "Function.Error") -> None:
+    import mayfly_errors
+
+    flush()
+    channel.send_json(b"E", mayfly_errors.describe(error, kind, FUNCTION, MAX_TEXT))
+
+
+def flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except Exception:  # noqa: BLE001, S112 - the function may have closed or replaced it
+            continue
+
+
+def terminate(signum: int, frame: object) -> None:
+    """SIGTERM comes a grace before SIGKILL: unwind, so that the handler's `finally` blocks run."""
+    raise SystemExit(128 + signum)
+
+
+def run(channel: Channel) -> None:
+    """One task, from the import of the handler to its outcome."""
+    try:
+        handler = load_handler()
+        converter = event_converter(handler)
+        if getattr(getattr(handler, "__code__", None), "co_flags", 0) & CO_COROUTINE:
+            import asyncio  # noqa: F401 - slow: better before the task than in it
+    except SystemExit:
+        raise
+    except BaseException as error:  # noqa: BLE001 - a broken import is the function's outcome
+        report_failure(channel, error)
+        return
+    channel.send(b"A", b"{}")
+
+    import json
+
+    import mayfly_results
+
+    task = json.loads(channel.receive(b"T"))
+    payload = channel.receive(b"P")
+    os.environ.update(task["env"])
+    if "logging" in sys.modules:
+        show_log_lines()
+    try:
+        event = make_event(payload, task["contentType"], converter)
+        result = call(handler, event, Context(task, channel))
+    except SystemExit:
+        raise
+    except BaseException as error:  # noqa: BLE001 - it is the function's outcome
+        outcome = (report_failure, (channel, error))
+    else:
+        outcome = (report_result, (channel, result))
+    if os.getpid() != channel.pid:
+        os._exit(0)  # the handler forked and its child came back here: only the parent may answer
+    report, arguments = outcome
+    report(*arguments)
+
+
+def report_result(channel: Channel, result: object) -> None:
+    import mayfly_results
+
+    try:
+        content_type, body = mayfly_results.encode(result)
+    except mayfly_results.BadResult as error:
+        report_failure(channel, error, "Function.BadResult")
+        return
+    except Exception as error:  # noqa: BLE001 - a model's own serializer raised
+        report_failure(channel, error)
+        return
+    flush()
+    channel.send_json(b"R", {"contentType": content_type})
+    channel.send(b"B", body)
+
+
+def main() -> None:
+    if sys.argv[1:] == ["describe"]:
+        sys.path.append(OWN)
+        import mayfly_describe
+
+        mayfly_describe.main(load_handler)
+        return
+    _signal.signal(_signal.SIGTERM, terminate)
+    run(Channel())
+    flush()
+    os._exit(0)  # the outcome is told; threads that the handler left behind must not hold the sandbox
+
+
+main()

@@ -1,0 +1,103 @@
+"""What a handler returned, as bytes with a content type.
+
+Bytes are `application/octet-stream`; a pair of bytes and a content type is what it says; anything else is
+JSON. Pydantic models and dataclasses are dumped, at any depth.
+"""
+
+import json
+import math
+import sys
+from typing import Any
+
+JSON = "application/json"
+BYTES = "application/octet-stream"
+MAX_DEPTH = 500
+
+
+class BadResult(Exception):
+    """The handler returned what cannot be sent. The message names the place in it."""
+
+
+def encode(value: Any) -> tuple[str, bytes]:
+    """(content type, body). Raises `BadResult`, or whatever a model's own serializer raises."""
+    if isinstance(value, bytes | bytearray | memoryview):
+        return BYTES, bytes(value)
+    if type(value) is tuple and len(value) == 2 and isinstance(value[0], bytes | bytearray | memoryview):
+        return _content_type(value[1]), bytes(value[0])
+    try:
+        text = json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"), default=_plain)
+        return JSON, text.encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        # Only the unhappy path pays for finding out where.
+        raise BadResult(_find(value, "result", (), 0) or f"the result is not JSON: {error}") from error
+
+
+def _content_type(value: object) -> str:
+    if isinstance(value, str) and "/" in value and value.isascii() and value.isprintable():
+        return value
+    raise BadResult(f'result[1] is {value!r}: beside bytes, a content type like "image/png" is due')
+
+
+class _NotPlain(TypeError):
+    pass
+
+
+def _plain(value: Any) -> Any:
+    """A model as a dict."""
+    if isinstance(value, type):
+        raise _NotPlain
+    if hasattr(value, "model_dump"):
+        return value.model_dump(mode="json")
+    dataclasses = sys.modules.get("dataclasses")
+    if dataclasses is not None and dataclasses.is_dataclass(value):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    raise _NotPlain
+
+
+def _find(value: Any, path: str, inside: tuple[int, ...], depth: int) -> str | None:
+    """What is wrong with the first value that JSON cannot hold, or None."""
+    if value is None or isinstance(value, bool | int):
+        return None
+    if isinstance(value, float):
+        return None if math.isfinite(value) else f"{path} is {value}, which JSON cannot hold"
+    if isinstance(value, str):
+        return _find_surrogate(value, path)
+    if id(value) in inside:
+        return f"{path} contains itself"
+    if depth > MAX_DEPTH:
+        return f"{path.partition('[')[0].partition('.')[0]} is nested more than {MAX_DEPTH} levels deep"
+    inside = (*inside, id(value))
+    if isinstance(value, dict):
+        return _find_in_dict(value, path, inside, depth)
+    if isinstance(value, list | tuple):
+        found = (_find(item, f"{path}[{index}]", inside, depth + 1) for index, item in enumerate(value))
+        return next(filter(None, found), None)
+    try:
+        return _find(_plain(value), path, inside, depth + 1)
+    except _NotPlain:
+        kind = type(value).__name__
+        article = "an" if kind[0] in "aeiouAEIOU" else "a"
+        hint = "; return bytes alone, or as (bytes, content type)" if isinstance(value, bytes) else ""
+        return f"{path} is {article} {kind}, which JSON cannot hold{hint}"
+
+
+def _find_in_dict(value: dict[Any, Any], path: str, inside: tuple[int, ...], depth: int) -> str | None:
+    for key, item in value.items():
+        if not (key is None or isinstance(key, str | int | float)):
+            return f"{path} has a key of type {type(key).__name__}: JSON's keys are strings"
+        if isinstance(key, float) and not math.isfinite(key):
+            return f"{path} has the key {key}, which JSON cannot hold"
+        if isinstance(key, str) and (wrong := _find_surrogate(key, f"a key of {path}")):
+            return wrong
+        step = f".{key}" if isinstance(key, str) and key.isidentifier() else f"[{key!r}]"
+        if wrong := _find(item, path + step, inside, depth + 1):
+            return wrong
+    return None
+
+
+def _find_surrogate(text: str, path: str) -> str | None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return f"{path} holds half a surrogate pair at character {error.start}, which UTF-8 cannot hold"
+    return None
