@@ -1,0 +1,79 @@
+"""What a call of the client can raise. Catch `ClientError` to catch all of it."""
+
+from typing import TYPE_CHECKING
+
+from mayfly.errors import MayflyError
+
+if TYPE_CHECKING:
+    from mayfly.client.models import Task
+
+
+class ClientError(MayflyError):
+    """The root of the client's errors."""
+
+
+class Unreachable(ClientError):
+    """No gateway answers at `url`, or the connection broke before the answer was there."""
+
+    def __init__(self, url: str, reason: str) -> None:
+        super().__init__(f"cannot reach the gateway at {url}: {reason}")
+        self.url = url
+        self.reason = reason
+
+
+class UnexpectedAnswer(ClientError):
+    """Something answers at the URL, but not in the gateway's terms."""
+
+
+class ApiError(ClientError):
+    """The gateway refused: its problem document (RFC 9457) as attributes.
+
+    `status` is the HTTP status; `code` is stable, for programs; `detail` is for people; `field` is the path
+    of the offending value, such as `payload.width`; `task_id` is the task that a 503 leaves in doubt; and
+    `retry_after` is in seconds.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        *,
+        code: str,
+        detail: str,
+        field: str | None = None,
+        task_id: str | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(f"{field}: {detail}" if field and field not in detail else detail)
+        self.status = status
+        self.code = code
+        self.detail = detail
+        self.field = field
+        self.task_id = task_id
+        self.retry_after = retry_after
+
+
+class TaskFailed(ClientError):
+    """The task ended without a result.
+
+    `type` is the dotted type of the failure, such as `Function.Error`; `error_class` and `traceback` are the
+    function's own exception, where it raised one; `exit_code` is its process's, where that is what failed.
+    """
+
+    def __init__(self, task: "Task") -> None:
+        error = task.error
+        self.task = task
+        self.type = error.type if error else f"Task.{task.status.value.capitalize()}"
+        self.message = error.message if error else f"the task is {task.status.value}"
+        self.error_class = error.error_class if error else None
+        self.traceback = error.traceback if error else None
+        self.exit_code = error.exit_code if error else None
+        raised = f"{self.error_class}: " if self.error_class else ""
+        super().__init__(f"task {task.task_id} failed with {self.type}: {raised}{self.message}")
+
+
+class WaitTimeout(ClientError, TimeoutError):
+    """The task has not ended in the time that the caller gave it. It goes on; `task` is as last seen."""
+
+    def __init__(self, task: "Task", timeout: float) -> None:
+        super().__init__(f"task {task.task_id} is {task.status.value} after {timeout:g} s")
+        self.task = task
