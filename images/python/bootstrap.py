@@ -159,7 +159,9 @@ def load_handler():  # type: ignore[no-untyped-def]
     try:
         handler = module.handler
     except AttributeError:
-        raise AttributeError("handler.py defines no `handler`: add `def handler(event, context): ...`") from None
+        raise AttributeError(
+            "handler.py defines no `handler`: add `def handler(event, context): ...`"
+        ) from None
     if not callable(handler):
         raise TypeError("`handler` in handler.py is no function")
     return handler
@@ -171,7 +173,11 @@ def event_converter(handler):  # type: ignore[no-untyped-def]
     hints = getattr(handler, "__annotations__", None)
     if not hints:
         return None
-    if code is not None and hints.get(code.co_varnames[0] if code.co_argcount else "", dict) in (dict, list, object):
+    if code is not None and hints.get(code.co_varnames[0] if code.co_argcount else "", dict) in (
+        dict,
+        list,
+        object,
+    ):
         return None
     import mayfly_events
 
@@ -237,8 +243,6 @@ def run(channel: Channel) -> None:
     channel.send(b"A", b"{}")
 
     import json
-
-    import mayfly_results
 
     task = json.loads(channel.receive(b"T"))
     payload = channel.receive(b"P")

@@ -1,7 +1,7 @@
 """`bootstrap describe`: what a function takes, read from its handler's type hints. One JSON line on stdout.
 
-    {"schema": JSON Schema or null, "acceptsBytes": bool, "python": "3.11",
-     "error": null or {"message", "file", "line"}}
+{"schema": JSON Schema or null, "acceptsBytes": bool, "python": "3.11",
+ "error": null or {"message", "file", "line"}}
 """
 
 import inspect
@@ -26,6 +26,7 @@ def main(load_handler: Callable[[], Any]) -> None:
 def _describe(load_handler: Callable[[], Any]) -> dict[str, Any]:
     function = os.getcwd()
     about: dict[str, Any] = {"schema": None, "acceptsBytes": True, "python": "%d.%d" % sys.version_info[:2]}
+    handler = None
     try:
         handler = load_handler()
         _check_signature(handler)
@@ -34,6 +35,8 @@ def _describe(load_handler: Callable[[], Any]) -> dict[str, Any]:
             about |= {"schema": converter.schema(), "acceptsBytes": converter.accepts_bytes}
     except BaseException as error:  # noqa: BLE001 - whatever the import raises is the answer
         file, line = mayfly_errors.location(error, function)
+        if file is None and hasattr(handler, "__code__"):
+            file, line = "handler.py", handler.__code__.co_firstlineno
         return about | {"error": {"message": _message(error), "file": file, "line": line}}
     return about | {"error": None}
 

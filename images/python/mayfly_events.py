@@ -246,10 +246,12 @@ def _object(hint: Any, inside: tuple[Any, ...]) -> tuple[Schema, Convert]:
             raise BadEvent(f"{path}.{missing[0]} is missing")
         if closed and (unknown := [name for name in value if name not in parts]):
             raise BadEvent(f"{path}.{unknown[0]} is unknown; there are: {', '.join(names)}")
-        return make(**{
-            name: parts[name][1](item, f"{path}.{name}") if name in parts else item
-            for name, item in value.items()
-        })
+        return make(
+            **{
+                name: parts[name][1](item, f"{path}.{name}") if name in parts else item
+                for name, item in value.items()
+            }
+        )
 
     schema: Schema = {
         "type": "object",

@@ -7,7 +7,6 @@ JSON. Pydantic models and dataclasses are dumped, at any depth.
 import json
 import math
 import sys
-from typing import Any
 
 JSON = "application/json"
 BYTES = "application/octet-stream"
@@ -18,7 +17,7 @@ class BadResult(Exception):
     """The handler returned what cannot be sent. The message names the place in it."""
 
 
-def encode(value: Any) -> tuple[str, bytes]:
+def encode(value: object) -> tuple[str, bytes]:
     """(content type, body). Raises `BadResult`, or whatever a model's own serializer raises."""
     if isinstance(value, bytes | bytearray | memoryview):
         return BYTES, bytes(value)
@@ -42,7 +41,7 @@ class _NotPlain(TypeError):
     pass
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     """A model as a dict."""
     if isinstance(value, type):
         raise _NotPlain
@@ -54,7 +53,7 @@ def _plain(value: Any) -> Any:
     raise _NotPlain
 
 
-def _find(value: Any, path: str, inside: tuple[int, ...], depth: int) -> str | None:
+def _find(value: object, path: str, inside: tuple[int, ...], depth: int) -> str | None:
     """What is wrong with the first value that JSON cannot hold, or None."""
     if value is None or isinstance(value, bool | int):
         return None
@@ -81,7 +80,7 @@ def _find(value: Any, path: str, inside: tuple[int, ...], depth: int) -> str | N
         return f"{path} is {article} {kind}, which JSON cannot hold{hint}"
 
 
-def _find_in_dict(value: dict[Any, Any], path: str, inside: tuple[int, ...], depth: int) -> str | None:
+def _find_in_dict(value: dict[object, object], path: str, inside: tuple[int, ...], depth: int) -> str | None:
     for key, item in value.items():
         if not (key is None or isinstance(key, str | int | float)):
             return f"{path} has a key of type {type(key).__name__}: JSON's keys are strings"

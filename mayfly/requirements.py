@@ -1,0 +1,102 @@
+"""The packages that a Python function needs: `requirements.txt`, or a PEP 723 block in `handler.py`."""
+
+import re
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from mayfly.errors import FunctionError
+from mayfly.manifest import read_text, split_toml_error
+
+FILE: Final = "requirements.txt"
+
+_BLOCK: Final = re.compile(r"(?m)^# /// script[ \t]*\r?\n(?P<content>(?:^#(?:| .*)\r?\n)+?)^# ///[ \t]*\r?$")
+
+
+class ScriptMetadata(msgspec.Struct, frozen=True, rename={"requires_python": "requires-python"}):
+    """The keys of a PEP 723 block that matter here."""
+
+    dependencies: tuple[str, ...] = ()
+    requires_python: str | None = None
+    tool: dict[str, Any] = {}
+
+
+@dataclass(frozen=True)
+class Requirements:
+    """What pip would be given: lines, and the file and line that they come from, for messages."""
+
+    lines: tuple[str, ...]
+    file: str
+    line: int = 1
+    requires_python: str | None = None
+
+    def line_of(self, package: str) -> int:
+        """Where a package is asked for; the first line if it is some other package's need."""
+        wanted = _normal(package)
+        for index, text in enumerate(self.lines):
+            name = re.match(r"\s*([A-Za-z0-9][A-Za-z0-9._-]*)", text)
+            if name and _normal(name[1]) == wanted:
+                return self.line + index if self.file == FILE else self.line
+        return self.line
+
+
+def read_requirements(folder: Path) -> Requirements | None:
+    """None for a function that needs no package. Raises `FunctionError`."""
+    listed = _from_file(folder)
+    declared = _from_script(folder)
+    if listed and declared:
+        raise FunctionError(
+            f"{FILE} and this block both name packages: keep one", file="handler.py", line=declared.line
+        )
+    return listed or declared
+
+
+def _from_file(folder: Path) -> Requirements | None:
+    if not (folder / FILE).exists():
+        return None
+    lines = tuple(read_text(folder / FILE, FILE).splitlines())
+    for number, text in enumerate(lines, 1):
+        if re.match(r"\s*(-e|--editable)\b", text):
+            raise FunctionError(
+                "an editable install stays on this machine: name the package or its wheel",
+                file=FILE,
+                line=number,
+            )
+    wanted = any(text.strip() and not text.strip().startswith("#") for text in lines)
+    return Requirements(lines, FILE) if wanted else None
+
+
+def _from_script(folder: Path) -> Requirements | None:
+    path = folder / "handler.py"
+    if not path.exists():
+        return None
+    text = read_text(path, "handler.py")
+    blocks = list(_BLOCK.finditer(text))
+    if not blocks:
+        return None
+    line = text.count("\n", 0, blocks[-1].start()) + 1
+    if len(blocks) > 1:
+        raise FunctionError("a second `# /// script` block: PEP 723 allows one", file="handler.py", line=line)
+    content = "".join(
+        row[2:] if row.startswith("# ") else row[1:] for row in blocks[0]["content"].splitlines(keepends=True)
+    )
+    try:
+        metadata = msgspec.convert(tomllib.loads(content), ScriptMetadata)
+    except tomllib.TOMLDecodeError as error:
+        message, inner = split_toml_error(str(error), content)
+        raise FunctionError(
+            f"the `# /// script` block is not TOML: {message}", file="handler.py", line=line + (inner or 0)
+        ) from error
+    except msgspec.ValidationError as error:
+        raise FunctionError(f"the `# /// script` block: {error}", file="handler.py", line=line) from error
+    if not metadata.dependencies and not metadata.requires_python:
+        return None
+    return Requirements(metadata.dependencies, "handler.py", line, metadata.requires_python)
+
+
+def _normal(name: str) -> str:
+    """A package's name as PEP 503 compares it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
