@@ -4,11 +4,11 @@ It speaks frames with the dispatcher: a kind (one ASCII byte), the body's length
 
     dispatcher, on stdin      T  JSON: taskId taskType attempt deadline contentType version memoryMiB env
                               P  the payload's bytes
-    sandbox, on stdout        A  armed: the handler is imported       {}
-                              G  progress                             {"fraction", "message"}
-                              R  a result follows                     {"contentType"}
+    sandbox, on stdout        A  armed: the handler is imported, it waits
+                              G  progress       {"fraction", "message"}
+                              R  a result       {"contentType"}
                               B  the result's bytes
-                              E  failed                               {"type", "error", "message", "traceback"}
+                              E  failed         {"type", "error", "message", "traceback"}
 
 The handler never sees those streams: while it runs, descriptor 1 is the log (stderr) and 0 is empty. A
 process that ends without R and B, or E, says how by its exit code.
@@ -17,6 +17,7 @@ Every millisecond here is one of a cold start. So nothing is imported before a t
 `_thread` stand in for their slow public faces, and modules that are sure to be needed later (json) are
 imported after A, while the dispatcher still waits for its claim.
 """
+# ruff: noqa: PTH - pathlib costs more than all of this
 
 import _signal
 import _thread
@@ -173,12 +174,10 @@ def event_converter(handler):  # type: ignore[no-untyped-def]
     hints = getattr(handler, "__annotations__", None)
     if not hints:
         return None
-    if code is not None and hints.get(code.co_varnames[0] if code.co_argcount else "", dict) in (
-        dict,
-        list,
-        object,
-    ):
-        return None
+    if code is not None:
+        first = code.co_varnames[0] if code.co_argcount else ""
+        if hints.get(first, dict) in (dict, list, object):
+            return None
     import mayfly_events
 
     return mayfly_events.converter(handler)
@@ -243,6 +242,8 @@ def run(channel: Channel) -> None:
     channel.send(b"A", b"{}")
 
     import json
+
+    import mayfly_results  # noqa: F401 - now, rather than between the result and its answer
 
     task = json.loads(channel.receive(b"T"))
     payload = channel.receive(b"P")

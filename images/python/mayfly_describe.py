@@ -9,6 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import mayfly_errors
@@ -24,8 +25,12 @@ def main(load_handler: Callable[[], Any]) -> None:
 
 
 def _describe(load_handler: Callable[[], Any]) -> dict[str, Any]:
-    function = os.getcwd()
-    about: dict[str, Any] = {"schema": None, "acceptsBytes": True, "python": "%d.%d" % sys.version_info[:2]}
+    function = str(Path.cwd())
+    about: dict[str, Any] = {
+        "schema": None,
+        "acceptsBytes": True,
+        "python": f"{sys.version_info.major}.{sys.version_info.minor}",
+    }
     handler = None
     try:
         handler = load_handler()

@@ -50,8 +50,8 @@ def converter(handler: Callable[..., Any]) -> Converter | None:
 
 def _event_hint(handler: Callable[..., Any]) -> Any:
     function = inspect.unwrap(handler)
-    if not hasattr(function, "__code__"):
-        function = getattr(type(function), "__call__", function)
+    if not inspect.isroutine(function):
+        function = type(function).__call__
     try:
         parameters = list(inspect.signature(handler).parameters.values())
         hints = typing.get_type_hints(function, include_extras=True)
