@@ -1,0 +1,109 @@
+"""Docker: the engine that runs here, else one of ours."""
+
+import asyncio
+import os
+from collections.abc import Mapping
+from typing import Final
+
+import docker
+from docker.context import ContextAPI
+from docker.errors import DockerException
+from requests.exceptions import RequestException
+
+from mayfly.errors import StackError
+from mayfly.settings import Settings
+from mayfly.stack.home import Home
+from mayfly.stack.packages import DOCKERD, Program, find
+from mayfly.stack.part import Part, Say
+
+DEFAULT: Final = "unix:///var/run/docker.sock"
+
+
+def address(environ: Mapping[str, str]) -> str:
+    """Where the engine is, or would be: the order is the one that Docker's own tools have."""
+    return environ.get("MAYFLY_DOCKER_HOST") or environ.get("DOCKER_HOST") or _context() or DEFAULT
+
+
+def _context() -> str | None:
+    try:
+        context = ContextAPI.get_current_context()
+    except DockerException:
+        return None
+    return str(context.Host) if context and context.Host and context.Name != "default" else None
+
+
+def ping(host: str) -> None:
+    """Raises `StackError` unless an engine answers there."""
+    try:
+        client = docker.DockerClient(base_url=host, timeout=5)
+        try:
+            client.ping()
+        finally:
+            client.close()
+    except (DockerException, RequestException, OSError) as error:
+        if "Permission denied" in str(error):
+            raise StackError(
+                f"the Docker engine at {host} does not let this user in",
+                mend="sudo usermod -aG docker $USER && newgrp docker",
+            ) from error
+        raise StackError(f"no Docker engine answers at {host}: {error}") from error
+
+
+class Engine(Part):
+    name = "docker"
+    variable = "DOCKER_HOST"
+    grace = 30.0
+
+    def __init__(self, home: Home, say: Say, environ: Mapping[str, str]) -> None:
+        self.variable = "MAYFLY_DOCKER_HOST" if environ.get("MAYFLY_DOCKER_HOST") else "DOCKER_HOST"
+        super().__init__(home, say, environ.get(self.variable))
+        self._address = address(environ)
+        self.running = not self.given and self._answers()
+
+    def _answers(self) -> bool:
+        try:
+            ping(self._address)
+        except StackError as error:
+            # A service that must not be used is no reason to start a second one over it.
+            if error.mend:
+                raise
+            return False
+        return True
+
+    @property
+    def address(self) -> str:
+        return self._address
+
+    @property
+    def started_by(self) -> str:
+        return "the system" if self.running else super().started_by
+
+    @property
+    def data(self) -> str | None:
+        return None if self.given or self.running else "/var/lib/docker"
+
+    def reason(self) -> str:
+        return " because none was running"
+
+    def environment(self) -> dict[str, str]:
+        return {"MAYFLY_DOCKER_HOST": self._address}
+
+    def programs(self) -> list[Program]:
+        return [] if self.given or self.running else [DOCKERD]
+
+    async def start(self, settings: Settings) -> None:
+        if self.running:
+            self.say(f"{self._address}, already running")
+            return
+        if not self.given and os.geteuid() != 0:
+            raise StackError(
+                f"no Docker engine answers at {self._address}, and only root can start one",
+                mend="sudo systemctl start docker",
+            )
+        await super().start(settings)
+
+    def command(self) -> list[str]:
+        return [find("dockerd") or "dockerd", "--log-level", "warn"]
+
+    async def probe(self, settings: Settings) -> None:
+        await asyncio.to_thread(ping, self._address)

@@ -1,0 +1,61 @@
+"""The Java parts: their jars, by pinned Maven poms, downloaded once per user."""
+
+import asyncio
+import fcntl
+import os
+import shutil
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+from mayfly.errors import StackError
+from mayfly.stack.home import cache_directory
+from mayfly.stack.process import run
+
+POMS: Final = Path(__file__).parent / "poms"
+COPY: Final = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies"
+
+
+def directory(name: str) -> Path:
+    """Where the jars of a pom are, or will be."""
+    return cache_directory() / "jars" / name
+
+
+def present(name: str) -> bool:
+    return directory(name).is_dir()
+
+
+def classpath(name: str) -> str:
+    return f"{directory(name)}/*"
+
+
+async def download(name: str, say: Callable[[str], None]) -> None:
+    """Puts the jars of `poms/<name>.xml` in the cache, unless they are there. Raises `StackError`."""
+    if present(name):
+        return
+    async with _alone(cache_directory() / "jars.lock"):
+        if present(name):
+            return
+        say(f"{name}: its jars are downloaded by Maven to {directory(name)}")
+        fresh = directory(f".{name}.{os.getpid()}")
+        shutil.rmtree(fresh, ignore_errors=True)
+        command = ["mvn", "-q", "-B", "-f", str(POMS / f"{name}.xml"), COPY, f"-DoutputDirectory={fresh}"]
+        code, output = await run(command)
+        if code != 0 or not fresh.is_dir():
+            tail = "\n".join(line for line in output.splitlines() if "ERROR" in line)[:1500]
+            raise StackError(f"Maven could not download the jars of {name}:\n{tail}", mend=" ".join(command))
+        fresh.rename(directory(name))
+
+
+@asynccontextmanager
+async def _alone(path: Path) -> AsyncIterator[None]:
+    """One download at a time, of all this user's stacks: Maven's own repository is not made for two."""
+    with path.open("a") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                await asyncio.sleep(0.1)
+        yield

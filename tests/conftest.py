@@ -1,0 +1,176 @@
+"""The real parts, started once per session in a directory of their own, on ports that nobody else uses.
+
+Nothing here starts before a test asks for it: the unit tests need no part at all.
+"""
+
+import asyncio
+import os
+import shutil
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import docker
+import httpx
+import pytest
+
+from mayfly.settings import Settings
+from mayfly.stack import Running, environment, running
+from mayfly.stack.engine import Engine
+from mayfly.stack.home import Home
+from mayfly.stack.packages import install
+from mayfly.stack.process import Process
+from mayfly.stack.stack import settings_of
+
+REPOSITORY = Path(__file__).parent.parent
+PATIENCE = 280.0
+"""Seconds for a stack to be up: the first one on a machine installs, downloads and builds images."""
+
+
+@dataclass
+class LiveStack:
+    """A stack in a process of its own, as a user has it."""
+
+    directory: Path
+    functions: Path
+    process: Process
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return environment(self.directory)
+
+    @property
+    def settings(self) -> Settings:
+        return settings_of(self.environment)
+
+    @property
+    def record(self) -> Running:
+        found = running(self.directory)
+        assert found is not None, self.output
+        return found
+
+    @property
+    def url(self) -> str:
+        assert self.record.gateway is not None
+        return self.record.gateway
+
+    @property
+    def output(self) -> str:
+        return self.process.last_words(200)
+
+    def pid(self, name: str) -> int | None:
+        return next(part.pid for part in self.record.parts if part.name == name)
+
+    def until_up(self) -> "LiveStack":
+        deadline = time.monotonic() + PATIENCE
+        while (found := running(self.directory)) is None or found.pid != self.process.pid:
+            assert self.process.exit_code is None, self.output
+            assert time.monotonic() < deadline, self.output
+            time.sleep(0.05)
+        return self
+
+    def stop(self) -> None:
+        asyncio.run(self.process.end(90))
+
+
+StartStack = Callable[..., LiveStack]
+
+
+def launch(what: str, directory: Path, functions: Path, *arguments: str, **variables: str) -> LiveStack:
+    """`python -m mayfly.stack`, without any setting of whoever runs the tests, and with these variables."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("MAYFLY_")}
+    kept = {name: os.environ[name] for name in ("MAYFLY_CACHE", "MAYFLY_DOCKER_HOST") if name in os.environ}
+    command = [sys.executable, "-m", "mayfly.stack", what, "--dir", str(directory), "--free-ports"]
+    command += ["--functions", str(functions), *arguments]
+    process = Process(
+        Home(directory.parent / f"{directory.name}-up"), "up", command, {**env, **kept, **variables}
+    )
+    return LiveStack(directory, functions, process)
+
+
+@pytest.fixture
+def start_stack(tmp_path: Path) -> Iterator[StartStack]:
+    """Starts stacks of the test's own, all in one directory: `start_stack("parts", MAYFLY_KAFKA="...")`."""
+    started: list[LiveStack] = []
+
+    def start(
+        what: str = "up", *arguments: str, directory: Path | None = None, **variables: str
+    ) -> LiveStack:
+        where = directory or tmp_path / "stack"
+        started.append(launch(what, where, tmp_path / "functions", *arguments, **variables))
+        return started[-1]
+
+    yield start
+    for stack in reversed(started):
+        stack.stop()
+
+
+@pytest.fixture(scope="session")
+def stack_parts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveStack]:
+    """Kafka, Redis and S3."""
+    base = tmp_path_factory.mktemp("parts")
+    stack = launch("parts", base / "stack", base / "functions")
+    try:
+        yield stack.until_up()
+    finally:
+        stack.stop()
+
+
+@pytest.fixture(scope="session")
+def docker_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[docker.DockerClient]:
+    """The engine of this machine, or one that is started for the session."""
+    home = Home(tmp_path_factory.mktemp("engine"))
+    engine = Engine(home, print, os.environ)
+    asyncio.run(install(engine.programs(), print))
+    asyncio.run(engine.start(Settings()))
+    client = docker.DockerClient(base_url=engine.address, timeout=120)
+    try:
+        yield client
+    finally:
+        client.close()
+        asyncio.run(engine.stop())
+
+
+@pytest.fixture
+def settings(stack_parts: LiveStack, tmp_path: Path) -> Settings:
+    """The real parts, with a queue and a state directory that are this test's alone.
+
+    The queue's topics are not made yet: `ensure_topics(settings)` does that.
+    """
+    found = {**stack_parts.environment, "MAYFLY_QUEUE": f"test-{uuid.uuid4().hex[:12]}"}
+    return settings_of({**found, "MAYFLY_STATE_DIR": str(tmp_path / "state"), "MAYFLY_PORT": "0"})
+
+
+@dataclass
+class Mayfly:
+    """The whole of it: gateway, dispatcher, the example functions, on the session's parts."""
+
+    stack: LiveStack
+    http: httpx.Client
+
+    @property
+    def functions(self) -> Path:
+        """The folder that is watched: a test may drop one of its own there."""
+        return self.stack.functions
+
+
+@pytest.fixture(scope="session")
+def mayfly(
+    stack_parts: LiveStack, docker_engine: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Mayfly]:
+    base = tmp_path_factory.mktemp("mayfly")
+    shutil.copytree(REPOSITORY / "functions", base / "functions")
+    parts = {name: value for name, value in stack_parts.environment.items() if name.startswith(PARTS)}
+    stack = launch("up", base / "stack", base / "functions", "--demo", **parts)
+    try:
+        stack.until_up()
+        with httpx.Client(base_url=stack.url, timeout=60, trust_env=False) as http:
+            yield Mayfly(stack, http)
+    finally:
+        stack.stop()
+
+
+PARTS = ("MAYFLY_KAFKA", "MAYFLY_REDIS", "MAYFLY_S3_")
