@@ -1,0 +1,1 @@
+"""The gateway: tasks come in over HTTP and are accepted when the log has them."""

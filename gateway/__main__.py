@@ -1,0 +1,115 @@
+"""`python -m gateway`: serve until SIGTERM or Ctrl-C, then answer what is under way and stop."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+
+import uvicorn
+import uvloop
+
+from gateway.app import Gateway, Startup
+from gateway.security import require_loopback
+from mayfly import telemetry
+from mayfly.errors import SettingsError
+from mayfly.settings import Settings
+
+log = logging.getLogger(__name__)
+
+GRACE_SECONDS = 15
+"""How long requests that are under way may go on after SIGTERM: longer than the log takes to acknowledge."""
+
+
+class Server(uvicorn.Server):
+    """uvicorn, but a signal only asks it to stop and does not end the process; a second one cuts short."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    def stop(self) -> None:
+        self.force_exit = self.should_exit
+        self.should_exit = True
+
+
+async def serve(settings: Settings) -> None:
+    """Raises `SettingsError` for an address that cannot be had, and for settings that do not fit the log."""
+    require_loopback(settings.host)
+    listener = _listen(settings.host, settings.port)
+    failures: list[SettingsError] = []
+
+    def stop() -> None:
+        gateway.waiters.close()
+        server.stop()
+
+    def failed(error: SettingsError) -> None:
+        failures.append(error)
+        stop()
+
+    startup = Startup(settings, failed)
+    gateway = Gateway(settings, startup.parts())
+    server = Server(
+        uvicorn.Config(
+            gateway.app(startup.run, startup.stop),
+            http="httptools",
+            ws="none",
+            lifespan="on",
+            access_log=False,
+            log_config=None,
+            server_header=False,
+            proxy_headers=False,
+            timeout_graceful_shutdown=GRACE_SECONDS,
+        )
+    )
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    _tell_address(settings, listener)
+    await server.serve(sockets=[listener])
+    if failures:
+        raise failures[0]
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise SettingsError(
+            f"MAYFLY_HOST {host}, MAYFLY_PORT {port}: {error.strerror}. Port 0 takes a free one."
+        ) from error
+    return listener
+
+
+def _tell_address(settings: Settings, listener: socket.socket) -> None:
+    """Whoever asked for any free port reads here which one it is."""
+    host, port = listener.getsockname()[:2]
+    address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    log.info("listening", extra={"address": address})
+    if settings.address_file:
+        # Whole or not at all: the reader may be looking already.
+        partial = settings.address_file.with_suffix(".partial")
+        partial.write_text(address)
+        partial.replace(settings.address_file)
+
+
+def main() -> int:
+    try:
+        settings = Settings()
+        telemetry.configure("gateway", settings.log_level)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(serve(settings))
+    except SettingsError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,207 @@
+"""The composition root: the one place of the gateway that names an adapter.
+
+A request's life: `Observer` counts it, `Guard` refuses what a web page could have sent, the route's handler
+answers or raises `Problem`, and the handlers of `gateway.errors` make that problem the answer.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.routing import BaseRoute, Route
+
+from gateway.docs import Docs
+from gateway.errors import UNAVAILABLE, Problem, on_http, on_problem, on_unavailable
+from gateway.functions import Functions
+from gateway.health import Check, Health
+from gateway.observation import Metrics, Observer
+from gateway.openapi import OpenApi
+from gateway.ports import Blobs, Catalog, Commands, ReadModel
+from gateway.security import Guard
+from gateway.tasks import Tasks
+from gateway.waiting import Waiters
+from gateway.workers import Workers
+from mayfly.adapters import kafka, redis, s3
+from mayfly.errors import BlobsUnavailable, LogUnavailable, SettingsError
+from mayfly.settings import Settings
+from mayfly.task import Lane
+
+log = logging.getLogger(__name__)
+
+RETRY_SECONDS: Final = 1.0
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the handlers work on. `catalog_is_read` says whether the catalog has been read to its end."""
+
+    commands: Commands
+    read_model: ReadModel
+    blobs: Blobs
+    catalog: Catalog
+    catalog_is_read: Callable[[], bool]
+
+
+class Gateway:
+    """The handlers over their parts, and the routes to them."""
+
+    def __init__(self, settings: Settings, parts: Parts) -> None:
+        self.waiters = Waiters(parts.read_model)
+        self._parts = parts
+        self._metrics = Metrics()
+        self._functions = Functions(parts.catalog, parts.catalog_is_read)
+        self._workers = Workers(parts.read_model)
+        self._tasks = Tasks(
+            settings,
+            self._functions,
+            parts.commands,
+            parts.read_model,
+            parts.blobs,
+            self.waiters,
+            self._metrics,
+        )
+        self._health = Health(
+            {
+                "log": parts.commands.ready,
+                "readModel": parts.read_model.ping,
+                "blobs": parts.blobs.ping,
+                "catalog": self._catalog_ready,
+            }
+        )
+
+    def routes(self) -> list[BaseRoute]:
+        docs, openapi = Docs(), OpenApi(self._functions)
+        return [
+            Route("/tasks", self._tasks.submit, methods=["POST"]),
+            Route("/tasks", self._tasks.list, methods=["GET"]),
+            Route("/tasks/{task_id}", self._tasks.get, methods=["GET"]),
+            Route("/tasks/{task_id}/result", self._tasks.result, methods=["GET"]),
+            Route("/tasks/{task_id}/logs", self._tasks.logs, methods=["GET"]),
+            Route("/functions", self._functions.list, methods=["GET"]),
+            Route("/functions/{name}", self._functions.get, methods=["GET"]),
+            Route("/workers", self._workers.list, methods=["GET"]),
+            Route("/healthz", self._health.alive, methods=["GET"]),
+            Route("/readyz", self._health.ready, methods=["GET"]),
+            Route("/metrics", self._metrics.get, methods=["GET"]),
+            Route("/openapi.json", openapi.get, methods=["GET"]),
+            Route("/docs", docs.page, methods=["GET"]),
+            Route("/docs/{asset}", docs.asset, methods=["GET"]),
+        ]
+
+    def app(self, start: Callable[[], Coroutine[Any, Any, None]], stop: Check) -> Starlette:
+        """The ASGI application; `start` runs beside it, `stop` when it has ended."""
+
+        @asynccontextmanager
+        async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+            running = [_in_background(start()), _in_background(self.waiters.follow())]
+            try:
+                yield
+            finally:
+                for task in running:
+                    task.cancel()
+                await asyncio.gather(*running, return_exceptions=True)
+                await stop()
+
+        app = Starlette(
+            routes=self.routes(),
+            middleware=[Middleware(Observer, metrics=self._metrics), Middleware(Guard)],
+            exception_handlers={
+                Problem: on_problem,
+                HTTPException: on_http,
+                **dict.fromkeys(UNAVAILABLE, on_unavailable),
+            },
+            lifespan=lifespan,
+        )
+        app.router.redirect_slashes = False
+        return app
+
+    async def _catalog_ready(self) -> None:
+        if not self._parts.catalog_is_read():
+            raise LogUnavailable("the functions have not been read from the log yet")
+
+
+def _in_background(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    task = asyncio.create_task(work)
+    task.add_done_callback(_tell_failure)
+    return task
+
+
+def _tell_failure(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()):
+        log.error("work in the background has ended", exc_info=error)
+
+
+# --- on the real parts --------------------------------------------------------------------------------------
+
+
+class _LogCommands:
+    """The command topics of every queue, over the log."""
+
+    def __init__(self, log: kafka.Log) -> None:
+        self._log = log
+        self.ready = log.ready
+
+    async def append(self, queue: str, lane: Lane, task_id: str, value: bytes) -> kafka.Appended:
+        return await self._log.append(kafka.lane_topic(queue, lane), value, key=task_id)
+
+
+class Startup:
+    """Brings the parts up, each as soon as what it needs is there; the gateway serves meanwhile.
+
+    `failed` is told of what no waiting mends: a setting that does not fit what is there.
+    """
+
+    def __init__(self, settings: Settings, failed: Callable[[SettingsError], None]) -> None:
+        self._settings = settings
+        self._failed = failed
+        self._log = kafka.Log(settings)
+        self._catalog = kafka.Catalog(settings)
+        self._read_model = redis.ReadModel(settings)
+        self._blobs = s3.Blobs(settings)
+        self._catalog_read = False
+
+    def parts(self) -> Parts:
+        return Parts(
+            commands=_LogCommands(self._log),
+            read_model=self._read_model,
+            blobs=self._blobs,
+            catalog=self._catalog,
+            catalog_is_read=lambda: self._catalog_read,
+        )
+
+    async def run(self) -> None:
+        await self._log.start()
+        try:
+            await asyncio.gather(self._log_side(), _until_done(self._blobs.ensure_bucket))
+        except SettingsError as error:
+            self._failed(error)
+
+    async def _log_side(self) -> None:
+        # The catalog's topic is among those that are made first.
+        await _until_done(lambda: kafka.ensure_topics(self._settings))
+        await _until_done(self._catalog.start)
+        self._catalog_read = True
+
+    async def stop(self) -> None:
+        await self._catalog.close()
+        await self._log.close()
+        await self._read_model.close()
+
+
+async def _until_done(step: Check) -> None:
+    """Try until it works, saying once for each reason why it did not."""
+    said = ""
+    while True:
+        try:
+            return await step()
+        except (LogUnavailable, BlobsUnavailable) as error:
+            if str(error) != said:
+                said = str(error)
+                log.warning("a part is not there yet", extra={"reason": said})
+        await asyncio.sleep(RETRY_SECONDS)

@@ -1,0 +1,94 @@
+"""A task, a function, a dispatcher as clients see them, from what the read model and the catalog hold."""
+
+from typing import Any, Final
+
+import msgspec
+import orjson
+
+from mayfly.function import Function
+from mayfly.view import timestamp
+
+_TEXTS: Final = (
+    "taskId",
+    "taskType",
+    "queue",
+    "priority",
+    "status",
+    "name",
+    "createdAt",
+    "startedAt",
+    "finishedAt",
+    "dispatcher",
+    "image",
+    "resultContentType",
+)
+_WORKER: Final = ("id", "address", "host", "queue", "slots", "running", "startedAt")
+_ERROR: Final = {
+    "errorType": "type",
+    "errorMessage": "message",
+    "errorClass": "class",
+    "errorTraceback": "traceback",
+}
+
+
+def task_view(record: dict[str, str]) -> dict[str, Any]:
+    """A task's hash as `models.Task`: what is absent there is absent here."""
+    view: dict[str, Any] = {name: record[name] for name in _TEXTS if name in record}
+    view["tags"] = orjson.loads(record.get("tags", "[]"))
+    if "attempt" in record:
+        view["attempt"] = int(record["attempt"])
+    if "timeoutSeconds" in record:
+        view["timeoutSeconds"] = float(record["timeoutSeconds"])
+    if "progress" in record:
+        view["progress"] = _progress(record)
+    where = f"/tasks/{record['taskId']}"
+    if "resultKey" in record:
+        view |= {"resultUrl": f"{where}/result", "resultSize": int(record["resultSize"])}
+    if "result" in record:
+        # It is JSON already; parsing it here would round what the function said.
+        view["result"] = orjson.Fragment(record["result"])
+    if "logKey" in record:
+        view["logsUrl"] = f"{where}/logs"
+    if "errorType" in record:
+        view["error"] = _error(record)
+    return view
+
+
+def function_view(function: Function) -> dict[str, Any]:
+    """A catalog entry as `models.FunctionEntry`: neither its environment nor its secrets' names."""
+    fields = (
+        "name",
+        "description",
+        "version",
+        "image",
+        "contract",
+        "isolation",
+        "network",
+        "queue",
+        "schema",
+    )
+    view: dict[str, Any] = {field: getattr(function, field) for field in fields}
+    return view | {
+        "limits": msgspec.to_builtins(function.limits),
+        "acceptsBytes": function.accepts_bytes,
+        "deployedAt": timestamp(function.deployed_at),
+    }
+
+
+def worker_view(heartbeat: dict[str, Any]) -> dict[str, Any]:
+    """A dispatcher's heartbeat as `models.Worker`."""
+    return {name: heartbeat[name] for name in _WORKER} | {"lastHeartbeat": heartbeat["at"]}
+
+
+def _progress(record: dict[str, str]) -> dict[str, Any]:
+    progress: dict[str, Any] = {"fraction": float(record["progress"])}
+    if message := record.get("progressMessage"):
+        progress["message"] = message
+    return progress
+
+
+def _error(record: dict[str, str]) -> dict[str, Any]:
+    error: dict[str, Any] = {ours: record[field] for field, ours in _ERROR.items() if field in record}
+    if "errorExitCode" in record:
+        error["exitCode"] = int(record["errorExitCode"])
+    return error

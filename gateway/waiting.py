@@ -1,0 +1,104 @@
+"""Waiting for a task's end: one subscription for the whole process, and whoever waits, by task.
+
+A message can be lost, and the subscription can break: so whoever waits reads again every few seconds, and
+whenever the subscription stands anew. What was lost then only costs time.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from gateway.ports import ReadModel
+from mayfly.errors import ReadModelUnavailable
+from mayfly.task import TERMINAL
+
+log = logging.getLogger(__name__)
+
+RESUBSCRIBE_SECONDS: Final = 0.5
+Record = dict[str, str]
+
+
+class Waiters:
+    """Those who wait for tasks. `follow` runs as long as the process does."""
+
+    def __init__(self, read_model: ReadModel, *, recheck_seconds: float = 3.0) -> None:
+        self._read_model = read_model
+        self._recheck = recheck_seconds
+        self._waiting: dict[str, set[asyncio.Event]] = {}
+        self._closing = False
+
+    def __len__(self) -> int:
+        return sum(len(events) for events in self._waiting.values())
+
+    async def follow(self) -> None:
+        while True:
+            try:
+                async for task_id, status in self._read_model.changes():
+                    if not task_id:
+                        self._wake_all()
+                    elif status in TERMINAL:
+                        self._wake(task_id)
+            except ReadModelUnavailable as error:
+                log.warning("changes are not heard just now", extra={"reason": str(error)})
+            await asyncio.sleep(RESUBSCRIBE_SECONDS)
+
+    async def until_terminal(
+        self, task_id: str, seconds: float, gone: Callable[[], Awaitable[bool]]
+    ) -> Record | None:
+        """The task at its end, or as it is after `seconds`, or when nobody is there to hear it any more.
+
+        Raises `ReadModelUnavailable`.
+        """
+        record = await self._read_model.get(task_id)
+        if seconds == 0 or _settled(record):
+            return record
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
+        with self._enlisted(task_id) as woken:
+            while True:
+                # Read after enlisting: an end in between would not be told again.
+                record = await self._read_model.get(task_id)
+                left = deadline - loop.time()
+                if _settled(record) or left <= 0 or self._closing or await gone():
+                    return record
+                await _wait(woken, min(left, self._recheck))
+                woken.clear()
+
+    def close(self) -> None:
+        """Let everybody go with what is known: the process is about to end."""
+        self._closing = True
+        self._wake_all()
+
+    @contextmanager
+    def _enlisted(self, task_id: str) -> Iterator[asyncio.Event]:
+        woken = asyncio.Event()
+        events = self._waiting.setdefault(task_id, set())
+        events.add(woken)
+        try:
+            yield woken
+        finally:
+            events.discard(woken)
+            if not events:
+                del self._waiting[task_id]
+
+    def _wake(self, task_id: str) -> None:
+        for event in self._waiting.get(task_id, ()):
+            event.set()
+
+    def _wake_all(self) -> None:
+        for task_id in self._waiting:
+            self._wake(task_id)
+
+
+def _settled(record: Record | None) -> bool:
+    return record is None or record.get("status") in TERMINAL
+
+
+async def _wait(event: asyncio.Event, seconds: float) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return
