@@ -1,7 +1,7 @@
 """A function as the catalog knows it: what the gateway checks a task against and the dispatcher runs."""
 
 import re
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -29,12 +29,12 @@ class Function(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     """Tag of the image, which holds the hash of what it is built from."""
     version: str
     """That hash, short."""
-    contract: str = "python"
+    contract: Literal["python", "unix"] = "python"
     """How a sandbox is spoken to: `python` (frames, `images/python`) or `unix` (stdin, stdout, exit code)."""
     description: str = ""
     limits: Limits = Limits()
     isolation: str = "container"
-    network: str = "none"
+    network: Literal["none", "egress"] = "none"
     queue: str = "default"
     env: dict[str, str] = {}
     secrets: tuple[str, ...] = ()

@@ -85,6 +85,8 @@ class Settings(BaseSettings):
     """What is kept of an attempt's log; the rest is counted and dropped."""
 
     log_level: str = "INFO"
+    address_file: Path | None = None
+    """Where a service writes the URL that it came to listen on, for whoever gave it port 0."""
 
     def __init__(self, **values: object) -> None:
         try:
@@ -102,3 +104,9 @@ class Settings(BaseSettings):
             if isinstance(value, str)
             else value
         )
+
+
+def operator_secrets() -> dict[str, str]:
+    """The secrets that functions may name: NAME is given to the dispatcher as MAYFLY_SECRET_NAME."""
+    prefix = "MAYFLY_SECRET_"
+    return {name.removeprefix(prefix): value for name, value in os.environ.items() if name.startswith(prefix)}

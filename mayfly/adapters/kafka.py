@@ -206,8 +206,9 @@ class Catalog:
         self._thread = threading.Thread(target=self._follow, name="mayfly-catalog", daemon=True)
 
     async def start(self) -> None:
-        """Returns when the topic was read to its end. Raises `LogUnavailable`."""
-        self._thread.start()
+        """Returns when the topic was read to its end. Raises `LogUnavailable`; it may be called again."""
+        if not self._thread.is_alive():
+            self._thread.start()
         if not await asyncio.to_thread(self._read_to_end.wait, 30):
             raise LogUnavailable("the catalog of functions could not be read within 30 s")
 

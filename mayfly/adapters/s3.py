@@ -70,7 +70,7 @@ class Blobs:
             raise BlobsUnavailable(f"S3 did not give {key}: {_reason(error)}") from error
         return response.meta["size"], self._chunks(key, response)
 
-    async def _chunks(self, key: str, response: obstore.GetResult) -> AsyncIterator[bytes]:
+    async def _chunks(self, key: str, response: "obstore.GetResult") -> AsyncIterator[bytes]:
         try:
             async for chunk in response.stream():
                 yield bytes(chunk)

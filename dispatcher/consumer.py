@@ -1,0 +1,338 @@
+"""The dispatcher's consumer: one poll loop, in a thread of its own, that never runs a task.
+
+One consumer is subscribed to a queue's lanes and events with the range assignor, so that one dispatcher
+owns partition *p* of all of them. What is read is handed to the event loop, and the next poll waits until
+it was taken: a dispatcher whose event loop hangs stops polling, and loses its partitions to one that works.
+"""
+
+import asyncio
+import concurrent.futures
+import logging
+import threading
+from collections import defaultdict
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any, Final, Protocol, TypeVar
+
+from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
+
+from dispatcher.offsets import Checkpoint
+from dispatcher.partition import Command, Partition, Projection
+from mayfly.errors import MayflyError, SettingsError
+from mayfly.task import Envelope, Lane, MalformedCommand, Position, decode_envelope, decode_event, place_id
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+BATCH: Final = 500
+COMMIT_SECONDS: Final = 0.5
+"""How much work a dead dispatcher's successor looks at again, at most; nothing is lost by it."""
+IDLE_SECONDS: Final = 0.1
+UNKNOWN: Final = "?"
+"""In place of the read model's checkpoint while it is away: no checkpoint equals it."""
+
+
+class Owner(Protocol):
+    """Who acts on what is read. Its methods run on the event loop."""
+
+    @property
+    def projection(self) -> Projection: ...
+
+    async def projected(self) -> dict[int, str]:
+        """The checkpoints that the read model was projected to, by partition. Raises `MayflyError`."""
+
+    def assigned(self, partition: Partition, projected: str) -> None:
+        """`projected` is the checkpoint that the read model has of it, or `UNKNOWN`."""
+
+    def revoked(self, partition: Partition) -> None: ...
+
+    def progressed(self) -> None:
+        """Something was read: there may be work."""
+
+
+class LogConsumer:
+    """Reads the queue's topics and keeps its partitions. `start` it on the event loop."""
+
+    def __init__(
+        self,
+        config: dict[str, Any],
+        *,
+        queue: str,
+        lane_topics: dict[Lane, str],
+        events_topic: str,
+        owner: Owner,
+        clock: Callable[[], float],
+    ) -> None:
+        self._queue = queue
+        self._lanes = {topic: lane for lane, topic in lane_topics.items()}
+        self._events = events_topic
+        self._topics = [*self._lanes, events_topic]
+        self._owner = owner
+        self._clock = clock
+        self._consumer = Consumer(
+            {
+                **config,
+                "group.id": f"mayfly.{queue}",
+                "group.protocol": "consumer",
+                "group.remote.assignor": "range",
+                "enable.auto.commit": False,
+                "auto.offset.reset": "earliest",
+                # Only a loop that hangs polls so late.
+                "max.poll.interval.ms": 60_000,
+                "queued.max.messages.kbytes": 32 * 1024,
+                "fetch.wait.max.ms": 100,
+            }
+        )
+        self.partitions: dict[int, Partition] = {}
+        """The partitions that are owned. Changed on the event loop only."""
+        self._held: dict[int, set[str]] = defaultdict(set)
+        self._committed: dict[int, Checkpoint] = {}
+        self._commit_at = 0.0
+        self._resets: set[int] = set()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="mayfly-consumer", daemon=True)
+        self.failure: BaseException | None = None
+        """Why the poll loop ended, if it was not asked to."""
+
+    def start(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._thread.start()
+
+    async def close(self) -> None:
+        """Commit, and leave the group: the partitions go to others at once."""
+        self._stopping.set()
+        if self._thread.is_alive():
+            await asyncio.to_thread(self._thread.join)
+
+    def reset(self, number: int) -> None:
+        """Give the partition up and take it again from the older of its checkpoints: the read model wants
+        to be told again."""
+        self._resets.add(number)
+
+    # --- the poll loop: everything from here to the next rule runs on the thread
+
+    def _run(self) -> None:
+        try:
+            self._consumer.subscribe(self._topics, on_assign=self._on_assign, on_revoke=self._on_revoke)
+            while not self._stopping.is_set():
+                self._poll()
+            self._commit(self._on_loop(self._to_commit))
+        except BaseException as error:
+            self.failure = error
+            log.critical("the consumer stopped", exc_info=error)
+        finally:
+            # In close() the revoke callback drops what is left.
+            self._consumer.close()
+
+    def _poll(self) -> None:
+        first = self._consumer.poll(IDLE_SECONDS)
+        messages = [first, *self._consumer.consume(BATCH - 1, 0)] if first else []
+        readable = [message for message in messages if self._readable(message)]
+        pause, resume = self._on_loop(self._take, readable)
+        if pause:
+            self._consumer.pause(pause)
+        if resume:
+            self._consumer.resume(resume)
+        while self._resets:
+            self._restart(self._resets.pop())
+        if self._clock() >= self._commit_at:
+            self._commit_at = self._clock() + COMMIT_SECONDS
+            self._commit(self._on_loop(self._to_commit))
+
+    def _readable(self, message: Message) -> bool:
+        error = message.error()
+        if error is not None:
+            # librdkafka goes on by itself; what it cannot mend shows in /healthz, by the missing progress.
+            log.warning("Kafka: %s", error.str())
+        return error is None
+
+    def _on_assign(self, consumer: Consumer, assigned: list[TopicPartition]) -> None:
+        for one in assigned:
+            self._held[one.partition].add(one.topic)
+        numbers = {one.partition for one in assigned}
+        fresh = [number for number in sorted(numbers) if number not in self.partitions]
+        self._open(fresh)
+        consumer.incremental_assign([self._starting(one.topic, one.partition) for one in assigned])
+        # A partition can come in pieces: what was held of it before goes back to the same checkpoint.
+        here = {(one.topic, one.partition) for one in assigned}
+        for number in fresh:
+            for topic in self._held[number]:
+                if (topic, number) not in here:
+                    consumer.seek(self._starting(topic, number))
+        log.info("partitions assigned", extra={"partitions": sorted(numbers)})
+
+    def _on_revoke(self, consumer: Consumer, revoked: list[TopicPartition]) -> None:
+        # No commit is in flight, since commits are made on this thread; and none is made now: another
+        # dispatcher may own the partition already.
+        for one in revoked:
+            self._held[one.partition].discard(one.topic)
+            self._on_loop(self._drop, one.partition)
+        consumer.incremental_unassign(revoked)
+        log.info("partitions revoked", extra={"partitions": sorted({one.partition for one in revoked})})
+
+    def _open(self, numbers: list[int]) -> None:
+        """Make the partitions, each from the older of what Kafka and the read model have of it."""
+        if not numbers:
+            return
+        committed = self._insist(
+            lambda: self._consumer.committed(
+                [TopicPartition(self._events, number) for number in numbers], timeout=10
+            )
+        )
+        projected = self._projected()
+        for place in committed:
+            number = place.partition
+            checkpoint = _decode(place.metadata if place.offset >= 0 else None, number)
+            seen = UNKNOWN if projected is None else projected.get(number, "")
+            if seen != UNKNOWN and (older := _decode(seen, number)).is_older(checkpoint):
+                checkpoint = older
+            end = self._insist(partial(self._end_of_events, number))
+            self._on_loop(self._add, number, checkpoint, end, seen)
+
+    def _end_of_events(self, number: int) -> int:
+        place = TopicPartition(self._events, number)
+        _, end = self._consumer.get_watermark_offsets(place, timeout=10, cached=False)
+        return end
+
+    def _restart(self, number: int) -> None:
+        if number not in self.partitions:
+            return
+        self._on_loop(self._drop, number)
+        self._open([number])
+        for topic in self._held[number]:
+            self._consumer.seek(self._starting(topic, number))
+        self._consumer.resume([TopicPartition(topic, number) for topic in self._held[number]])
+
+    def _starting(self, topic: str, number: int) -> TopicPartition:
+        checkpoint = self.partitions[number].origin
+        if topic == self._events:
+            return TopicPartition(topic, number, checkpoint.start)
+        base, pending = checkpoint.lanes.get(self._lanes[topic], (0, ()))
+        return TopicPartition(topic, number, min(pending, default=base))
+
+    def _projected(self) -> dict[int, str] | None:
+        """None while the read model is away: what it lacks shows when it is back."""
+        try:
+            return asyncio.run_coroutine_threadsafe(_awaited(self._owner.projected()), self._loop).result(5)
+        except (MayflyError, concurrent.futures.TimeoutError):
+            return None
+
+    def _insist(self, ask: Callable[[], T]) -> T:
+        """Ask Kafka until it answers: without it there is nothing else to do."""
+        while True:
+            try:
+                return ask()
+            except KafkaException as error:
+                if self._stopping.is_set():
+                    raise
+                log.warning("Kafka does not answer: %s", error)
+
+    def _commit(self, checkpoints: dict[int, Checkpoint]) -> None:
+        if not checkpoints:
+            return
+        places = [
+            TopicPartition(self._events, number, checkpoint.start, metadata=checkpoint.encode())
+            for number, checkpoint in checkpoints.items()
+        ]
+        try:
+            for place in self._consumer.commit(offsets=places, asynchronous=False) or []:
+                if place.error is None:
+                    self._committed[place.partition] = checkpoints[place.partition]
+        except KafkaException as error:
+            # The next one says the same and more.
+            log.warning("the checkpoint was not committed: %s", error)
+
+    def _on_loop(self, call: Callable[..., T], *arguments: Any) -> T:
+        """Run it on the event loop, and wait for it."""
+        answer: concurrent.futures.Future[T] = concurrent.futures.Future()
+
+        def run() -> None:
+            try:
+                answer.set_result(call(*arguments))
+            except BaseException as error:  # noqa: BLE001 - it is raised on the thread that asked
+                answer.set_exception(error)
+
+        self._loop.call_soon_threadsafe(run)
+        return answer.result()
+
+    # --- on the event loop
+
+    def _take(self, messages: list[Message]) -> tuple[list[TopicPartition], list[TopicPartition]]:
+        """Hand the messages to their partitions; which lanes to pause now, and which to resume."""
+        for message in messages:
+            partition = self.partitions.get(message.partition() or 0)
+            if partition is None:
+                continue
+            at = message.timestamp()[1]
+            offset = message.offset() or 0
+            if message.topic() == self._events:
+                partition.take_event(offset, decode_event(_bytes(message.value())), at)
+            else:
+                partition.take_command(self._command(message, offset, at))
+        if messages:
+            self._owner.progressed()
+        return self._flow()
+
+    def _command(self, message: Message, offset: int, at: int) -> Command:
+        topic, number, value = message.topic() or "", message.partition() or 0, _bytes(message.value())
+        invalid = None
+        try:
+            envelope = decode_envelope(value, topic=topic, partition=number, offset=offset)
+        except MalformedCommand as error:
+            envelope = Envelope(task_type="", task_id=place_id(topic, number, offset))
+            invalid = str(error)
+        position = Position(self._lanes[topic], offset)
+        return Command(envelope, number, position, at, size=len(value or b""), invalid=invalid)
+
+    def _flow(self) -> tuple[list[TopicPartition], list[TopicPartition]]:
+        pause, resume = [], []
+        for topic, lane in self._lanes.items():
+            for number, partition in self.partitions.items():
+                buffer = partition.buffers[lane]
+                if not buffer.paused and buffer.should_pause and topic in self._held[number]:
+                    buffer.paused = True
+                    pause.append(TopicPartition(topic, number))
+                elif buffer.paused and buffer.should_resume and topic in self._held[number]:
+                    buffer.paused = False
+                    resume.append(TopicPartition(topic, number))
+        return pause, resume
+
+    def _to_commit(self) -> dict[int, Checkpoint]:
+        now = {
+            number: partition.checkpoint()
+            for number, partition in self.partitions.items()
+            if partition.caught_up
+        }
+        return {number: one for number, one in now.items() if one != self._committed.get(number)}
+
+    def _add(self, number: int, checkpoint: Checkpoint, events_end: int, projected: str) -> None:
+        partition = Partition(
+            number,
+            queue=self._queue,
+            checkpoint=checkpoint,
+            events_end=events_end,
+            projection=self._owner.projection,
+        )
+        self.partitions[number] = partition
+        self._committed.pop(number, None)
+        self._owner.assigned(partition, projected)
+
+    def _drop(self, number: int) -> None:
+        if partition := self.partitions.pop(number, None):
+            partition.drop()
+            self._owner.revoked(partition)
+
+
+def _decode(text: str | None, number: int) -> Checkpoint:
+    try:
+        return Checkpoint.decode(text)
+    except ValueError as error:
+        raise SettingsError(f"partition {number} has {error}: run a dispatcher that is as new") from error
+
+
+def _bytes(value: object) -> bytes | None:
+    return value if isinstance(value, bytes) else None
+
+
+async def _awaited(awaitable: Awaitable[T]) -> T:
+    return await awaitable

@@ -1,0 +1,95 @@
+"""What a function gets: its payload, checked, and the environment that only its input may carry."""
+
+import base64
+import binascii
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from dotenv import dotenv_values
+
+from mayfly import strictjson
+from mayfly.function import Function
+from mayfly.payload import InvalidSchema, PayloadSchemas
+from mayfly.task import JSON, BlobRef, Envelope, Failure, FailureType
+
+
+class Input(NamedTuple):
+    payload: bytes
+    content_type: str
+    environment: dict[str, str]
+
+
+class Refused(Exception):
+    """The task cannot be run, whatever is tried: its outcome, without a sandbox."""
+
+    def __init__(self, type: FailureType, message: str) -> None:
+        super().__init__(message)
+        self.failure = Failure(type, message)
+
+
+class Payloads(Protocol):
+    async def fetch(self, reference: BlobRef) -> bytes:
+        """Raises `Refused` when the object is gone; waits while S3 is away."""
+
+
+class Inputs:
+    """`secrets` are the operator's, by name; `functions_dir` is where the functions' `.env` files are."""
+
+    def __init__(self, payloads: Payloads, *, secrets: Mapping[str, str], functions_dir: Path | None) -> None:
+        self._payloads = payloads
+        self._secrets = secrets
+        self._functions_dir = functions_dir
+        self._schemas = PayloadSchemas()
+
+    async def of(self, envelope: Envelope, function: Function) -> Input:
+        """Raises `Refused`."""
+        payload = await self._payload(envelope)
+        if envelope.content_type == JSON:
+            self._check(payload, function)
+        elif not function.accepts_bytes:
+            message = f"{function.name} takes JSON, and this payload is {envelope.content_type}"
+            raise Refused(FailureType.INVALID, message)
+        return Input(payload, envelope.content_type, self._environment(function))
+
+    async def _payload(self, envelope: Envelope) -> bytes:
+        if envelope.payload_base64 is not None:
+            try:
+                return base64.b64decode(envelope.payload_base64, validate=True)
+            except binascii.Error as error:
+                raise Refused(FailureType.INVALID, f"payloadBase64: {error}") from error
+        if envelope.payload_ref is None:
+            return bytes(envelope.payload) or b"null"
+        payload = await self._payloads.fetch(envelope.payload_ref)
+        if hashlib.sha256(payload).hexdigest() != envelope.payload_ref.sha256:
+            message = f"{envelope.payload_ref.key} does not have the hash that the command names"
+            raise Refused(FailureType.INVALID, message)
+        return payload
+
+    def _check(self, payload: bytes, function: Function) -> None:
+        """The gateway checked what came through it; a command may have come by another way."""
+        try:
+            fault = self._schemas.fault(function, strictjson.loads(payload))
+        except (strictjson.StrictJSONError, InvalidSchema) as error:
+            raise Refused(FailureType.INVALID, f"payload: {error}") from error
+        if fault:
+            raise Refused(FailureType.INVALID, f"{fault.field}: {fault.message}")
+
+    def _environment(self, function: Function) -> dict[str, str]:
+        """The folder's `.env`, and over it the operator's secrets that the function names."""
+        local = self._local(function.name)
+        environment = dict(local)
+        for name in function.secrets:
+            if name in self._secrets:
+                environment[name] = self._secrets[name]
+            elif name not in local:
+                message = f"secret {name} is not set: give the dispatcher MAYFLY_SECRET_{name}"
+                raise Refused(FailureType.ERROR, message)
+        return environment
+
+    def _local(self, function: str) -> dict[str, str]:
+        if self._functions_dir is None:
+            return {}
+        values = dotenv_values(self._functions_dir / function / ".env")
+        return {name: value for name, value in values.items() if value is not None}

@@ -1,0 +1,61 @@
+"""What Prometheus is told."""
+
+from collections.abc import Iterator
+from typing import Protocol
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+
+from dispatcher.projector import Projector
+from dispatcher.scheduler import Scheduler
+from mayfly.task import Lane, Outcome
+
+
+class Measured(Protocol):
+    scheduler: Scheduler
+    projection: Projector
+
+
+class Metrics:
+    """Counts outcomes as they are counted by the fold; looks everything else up when it is asked."""
+
+    def __init__(self, dispatcher: Measured) -> None:
+        self._dispatcher = dispatcher
+        self._registry = CollectorRegistry()
+        self._registry.register(self)
+        self._outcomes = Counter(
+            "mayfly_attempts",
+            "Attempts whose outcome counted",
+            ["function", "status", "failure"],
+            registry=self._registry,
+        )
+        self._seconds = Histogram(
+            "mayfly_attempt_seconds",
+            "From an attempt's input to its end",
+            ["function"],
+            registry=self._registry,
+        )
+
+    def outcome(self, function: str, outcome: Outcome) -> None:
+        failure = outcome.failure.type.value if outcome.failure else ""
+        self._outcomes.labels(function, outcome.status.value, failure).inc()
+        self._seconds.labels(function).observe((outcome.finished_at - outcome.started_at) / 1000)
+
+    def collect(self) -> Iterator[Metric]:
+        """Part of prometheus_client's collector protocol."""
+        scheduler = self._dispatcher.scheduler
+        yield GaugeMetricFamily("mayfly_slots", "Tasks that may run at once", scheduler.slots)
+        yield GaugeMetricFamily("mayfly_running", "Tasks that run", len(scheduler.running))
+        yield GaugeMetricFamily("mayfly_partitions", "Partitions owned", len(scheduler.partitions))
+        parked = sum(len(partition.parked) for partition in scheduler.partitions.values())
+        yield GaugeMetricFamily("mayfly_parked", "Commands that wait for another's claim", parked)
+        waiting = self._dispatcher.projection.waiting
+        yield GaugeMetricFamily("mayfly_projection_waiting", "Changes not yet in Redis", waiting)
+        buffered = GaugeMetricFamily("mayfly_buffered", "Commands read and not taken up", labels=["lane"])
+        for lane in Lane:
+            count = sum(len(partition.buffers[lane]) for partition in scheduler.partitions.values())
+            buffered.add_metric([lane.value], count)
+        yield buffered
+
+    def render(self) -> bytes:
+        return generate_latest(self._registry)

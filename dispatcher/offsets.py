@@ -1,0 +1,157 @@
+"""A partition's checkpoint: where the fold starts, and which commands of each lane are done.
+
+Pure. It is one string, committed as the metadata of the events topic's offset, because a commit over
+several partitions is not atomic. An older checkpoint is always a safe place to start from: what it says
+is not done is read again, and the fold says that it is.
+"""
+
+import base64
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Final
+
+from mayfly.task import Lane, Position
+
+MAX_METADATA: Final = 4096
+"""Bytes that the broker takes as an offset's metadata (offset.metadata.max.bytes)."""
+MAX_PENDING: Final = 1000
+"""Commands that may be pending in a partition before no more are started: three bytes each, at worst,
+fit the metadata."""
+
+
+class LaneOffsets:
+    """Which commands of a lane are done: all below `base` but the pending ones, and none from it on.
+
+    Commands are read in order of their offsets and come to be done in any order. Offsets that hold no
+    command (a transaction's markers) are never read, so nothing waits for them.
+    """
+
+    def __init__(self, base: int = 0, pending: Iterable[int] = ()) -> None:
+        self.base = base
+        self.pending = set(pending)
+        self._ahead: deque[int] = deque()
+
+    @property
+    def start(self) -> int:
+        """Where to read from after a restart."""
+        return min(self.pending, default=self.base)
+
+    def read(self, offset: int) -> bool:
+        """Take note of a command; False if it is done already, and only came along in reading."""
+        if offset < self.base:
+            return offset in self.pending
+        if not self._ahead or offset > self._ahead[-1]:
+            self._ahead.append(offset)
+        return True
+
+    def done(self, offset: int) -> None:
+        """Mark a command that was read."""
+        if offset < self.base:
+            self.pending.discard(offset)
+            return
+        while self._ahead and self._ahead[0] <= offset:
+            passed = self._ahead.popleft()
+            if passed != offset:
+                self.pending.add(passed)
+        self.base = offset + 1
+
+    def is_done(self, offset: int) -> bool:
+        return offset < self.base and offset not in self.pending
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One partition's state as it is committed. `start` is the offset of the event to fold from."""
+
+    start: int = 0
+    lanes: dict[Lane, tuple[int, tuple[int, ...]]] = field(default_factory=dict)
+    """Of each lane its base and its pending offsets, ascending."""
+
+    def encode(self) -> str:
+        """The events' start, then each lane's base and the gaps between its pending offsets, as varints."""
+        numbers = [self.start]
+        for lane in Lane:
+            base, pending = self.lanes.get(lane, (0, ()))
+            numbers += [base, len(pending)]
+            for before, offset in zip((0, *pending), pending, strict=False):
+                numbers.append(offset - before)
+        return "1:" + base64.b85encode(b"".join(_varint(number) for number in numbers)).decode()
+
+    @classmethod
+    def decode(cls, text: str | None) -> "Checkpoint":
+        """Raises `ValueError` for what `encode` did not write. None and "" are the log's start."""
+        if not text:
+            return cls()
+        version, _, body = text.partition(":")
+        if version != "1":
+            raise ValueError(f"a checkpoint of version {version!r}: written by a newer dispatcher")
+        numbers = deque(_varints(base64.b85decode(body)))
+        lanes = {}
+        try:
+            start = numbers.popleft()
+            for lane in Lane:
+                base, count = numbers.popleft(), numbers.popleft()
+                pending, offset = [], 0
+                for _ in range(count):
+                    offset += numbers.popleft()
+                    pending.append(offset)
+                lanes[lane] = (base, tuple(pending))
+        except IndexError:
+            raise ValueError("a checkpoint that breaks off") from None
+        return cls(start, lanes)
+
+    def is_older(self, other: "Checkpoint") -> bool:
+        """Whether this one was taken before the other, of the same partition."""
+
+        def bases(checkpoint: Checkpoint) -> list[int]:
+            return [checkpoint.lanes.get(lane, (0, ()))[0] for lane in Lane]
+
+        return (self.start, bases(self)) < (other.start, bases(other))
+
+
+class Offsets:
+    """The lanes of one partition."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.lanes = {lane: LaneOffsets(*checkpoint.lanes.get(lane, (0, ()))) for lane in Lane}
+
+    def read(self, position: Position) -> bool:
+        return self.lanes[position.lane].read(position.offset)
+
+    def done(self, position: Position) -> None:
+        self.lanes[position.lane].done(position.offset)
+
+    def is_done(self, position: Position) -> bool:
+        return self.lanes[position.lane].is_done(position.offset)
+
+    @property
+    def pending(self) -> int:
+        return sum(len(lane.pending) for lane in self.lanes.values())
+
+    def checkpoint(self, start: int) -> Checkpoint:
+        """What to commit; `start` must be the fold's at this same moment."""
+        return Checkpoint(
+            start, {name: (lane.base, tuple(sorted(lane.pending))) for name, lane in self.lanes.items()}
+        )
+
+
+def _varint(number: int) -> bytes:
+    """LEB128, as protobuf has it."""
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
+
+
+def _varints(data: bytes) -> list[int]:
+    numbers, number, shift = [], 0, 0
+    for byte in data:
+        number |= (byte & 0x7F) << shift
+        shift += 7
+        if byte < 0x80:
+            numbers.append(number)
+            number, shift = 0, 0
+    return numbers

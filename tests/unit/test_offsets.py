@@ -1,0 +1,101 @@
+"""The checkpoint: which commands are done, in a string that fits an offset's metadata."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dispatcher.offsets import MAX_METADATA, MAX_PENDING, Checkpoint, LaneOffsets, Offsets
+from mayfly.task import Lane, Position
+
+offset_sets = st.sets(st.integers(0, 10**12), max_size=50)
+
+
+@st.composite
+def checkpoints(draw: st.DrawFn) -> Checkpoint:
+    lanes = {}
+    for lane in Lane:
+        pending = tuple(sorted(draw(offset_sets)))
+        lanes[lane] = (draw(st.integers(pending[-1] + 1 if pending else 0, 10**13)), pending)
+    return Checkpoint(draw(st.integers(0, 10**13)), lanes)
+
+
+@given(checkpoints())
+def test_a_checkpoint_survives_its_encoding(checkpoint: Checkpoint) -> None:
+    assert Checkpoint.decode(checkpoint.encode()) == checkpoint
+
+
+def test_no_metadata_is_the_start_of_the_log() -> None:
+    assert Checkpoint.decode(None) == Checkpoint.decode("") == Checkpoint()
+
+
+@pytest.mark.parametrize("text", ["2:x", "garbage", "1:", "1:0", "1:~~~~~~"])
+def test_what_no_dispatcher_wrote_is_refused(text: str) -> None:
+    with pytest.raises(ValueError):
+        Checkpoint.decode(text)
+
+
+def test_as_much_as_may_be_pending_fits_the_metadata() -> None:
+    """At a distance of 10,000 commands between one that is pending and the next."""
+    pending = tuple(range(10**12, 10**12 + MAX_PENDING * 10_000, 10_000))
+    checkpoint = Checkpoint(10**12, {Lane.NORMAL: (pending[-1] + 1, pending)})
+    assert len(checkpoint.encode()) <= MAX_METADATA
+
+
+def test_what_was_read_and_passed_over_is_pending() -> None:
+    lane = LaneOffsets()
+    for offset in range(5):
+        assert lane.read(offset)
+    lane.done(3)
+    assert (lane.base, lane.pending) == (4, {0, 1, 2})
+    lane.done(1)
+    assert lane.pending == {0, 2}
+    assert lane.start == 0
+
+
+def test_an_offset_that_holds_no_command_is_never_pending() -> None:
+    lane = LaneOffsets()
+    lane.read(0)
+    lane.read(7)
+    lane.done(7)
+    assert lane.pending == {0}
+    assert lane.is_done(3)
+
+
+def test_what_is_done_already_is_not_read_again() -> None:
+    lane = LaneOffsets(base=10, pending=[4])
+    assert [offset for offset in range(3, 12) if lane.read(offset)] == [4, 10, 11]
+
+
+def test_reading_an_offset_twice_takes_note_of_it_once() -> None:
+    lane = LaneOffsets()
+    lane.read(0)
+    lane.read(0)
+    lane.done(0)
+    assert (lane.base, lane.pending) == (1, set())
+
+
+@given(
+    st.lists(st.integers(0, 60), unique=True, min_size=1).map(sorted),
+    st.data(),
+)
+def test_done_is_exactly_what_was_marked(offsets: list[int], data: st.DataObject) -> None:
+    """In whatever order, and however often the lane is taken up again from a checkpoint."""
+    lanes = Offsets(Checkpoint())
+    marked: set[int] = set()
+    for offset in offsets:
+        lanes.read(Position(Lane.HIGH, offset))
+    for offset in data.draw(st.permutations(offsets))[: data.draw(st.integers(0, len(offsets)))]:
+        lanes.done(Position(Lane.HIGH, offset))
+        marked.add(offset)
+        if data.draw(st.booleans()):
+            lanes = Offsets(Checkpoint.decode(lanes.checkpoint(0).encode()))
+            for again in offsets:
+                assert lanes.read(Position(Lane.HIGH, again)) == (again not in marked)
+    for offset in offsets:
+        assert lanes.is_done(Position(Lane.HIGH, offset)) == (offset in marked)
+
+
+@given(checkpoints(), checkpoints())
+def test_of_two_checkpoints_at_most_one_is_older(one: Checkpoint, other: Checkpoint) -> None:
+    assert not (one.is_older(other) and other.is_older(one))
+    assert not one.is_older(one)
