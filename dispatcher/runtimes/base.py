@@ -1,0 +1,99 @@
+"""What the dispatcher launches sandboxes with.
+
+A runtime only launches a sandbox and hands back its streams, `kill` and `wait`. It knows nothing of tasks'
+contracts; what speaks them is `dispatcher.invocation`.
+"""
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+from mayfly.function import Limits
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxSpec:
+    """What to launch. Nothing in it but `env` reaches the function, and no secret may be in the rest."""
+
+    image: str
+    task_id: str
+    function: str
+    limits: Limits = field(default_factory=Limits)
+    network: str = "none"
+    """`none`, or `egress`: public addresses only."""
+    env: Mapping[str, str] = field(default_factory=dict)
+    """The whole environment that Mayfly adds to the image's own."""
+    command: tuple[str, ...] | None = None
+    """Arguments in place of the image's CMD."""
+
+
+class Exit(NamedTuple):
+    """How the sandbox's main process ended. A signal's code is 128 and its number, as in a shell."""
+
+    code: int
+    oom_killed: bool
+    """Whether the kernel killed a process of the sandbox, main or child, for the memory limit."""
+
+
+class Sandbox(Protocol):
+    """One running sandbox. Every method but `remove` raises `SandboxLost` where the infrastructure failed."""
+
+    @property
+    def stdout(self) -> AsyncIterator[bytes]:
+        """Chunks as they come; ends when the main process is gone. To be read by one reader, together with
+        `stderr`: what is not read stops the function once a bounded buffer is full, of both streams."""
+        ...
+
+    @property
+    def stderr(self) -> AsyncIterator[bytes]: ...
+
+    async def write(self, data: bytes) -> None:
+        """Write to stdin; waits while the function does not read. What a gone process left unread is no
+        error: how it ended is `wait`'s to tell."""
+        ...
+
+    async def close_stdin(self) -> None:
+        """The function reads an end of file once it has read what was written."""
+        ...
+
+    async def kill(self, signal: str = "SIGKILL") -> None:
+        """Signal the main process. A process that is already gone is no error."""
+        ...
+
+    async def wait(self) -> Exit:
+        """Wait for the main process to end. Its children die with it."""
+        ...
+
+    async def remove(self) -> None:
+        """Kill what still runs and give everything back. Idempotent, never raises; may return before the
+        runtime is done with it, which `Runtime.close` waits for."""
+        ...
+
+
+class Runtime(Protocol):
+    """Launches sandboxes."""
+
+    @property
+    def egress_refusal(self) -> str | None:
+        """Why sandboxes with `network = "egress"` are refused here, or None if they are not."""
+        ...
+
+    async def start(self) -> None:
+        """Connect, and check that sandboxes can be had. Raises `StackError`."""
+        ...
+
+    async def healthy(self) -> bool:
+        """Whether the engine answers."""
+        ...
+
+    async def launch(self, spec: SandboxSpec) -> Sandbox:
+        """A sandbox whose main process has been started. Raises `SandboxLost`; if cancelled, leaves none."""
+        ...
+
+    async def remove_orphans(self) -> int:
+        """Remove the sandboxes of this machine's dead dispatchers, and say how many. Raises `SandboxLost`."""
+        ...
+
+    async def close(self) -> None:
+        """Remove every sandbox of this runtime."""
+        ...

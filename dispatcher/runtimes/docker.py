@@ -1,0 +1,301 @@
+"""The runtime `docker`: a container per sandbox, through the Docker Engine API.
+
+The SDK blocks, so it runs in threads of its own; a container's streams do not: their connection is handed to
+the event loop. Per sandbox the engine is asked to create, attach, start and remove; what a failed one's exit
+code was, it is asked besides.
+"""
+
+import asyncio
+import contextlib
+import socket
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, Final, TypeVar
+
+import docker
+import requests
+from docker.errors import APIError, DockerException, ImageNotFound, NotFound
+
+from dispatcher.runtimes.attach import Attachment
+from dispatcher.runtimes.base import Exit, SandboxSpec
+from dispatcher.runtimes.egress import EgressNetwork
+from dispatcher.runtimes.engine import REQUEST_SECONDS, connect, lacking
+from dispatcher.runtimes.hardening import container_config
+from dispatcher.runtimes.ownership import OwnerLock
+from mayfly.errors import SandboxLost, StackError
+from mayfly.settings import Settings
+
+T = TypeVar("T")
+
+EXIT_SECONDS: Final = 10.0
+"""A container whose streams have ended has exited. If the engine says nothing for so long, they were cut."""
+REMOVAL_RETRY_SECONDS: Final = (0.1, 0.5, 1.0, 2.0, 5.0)
+"""Pauses between tries; the last one is repeated until the engine is back."""
+CLOSE_SECONDS: Final = 30.0
+
+
+class DockerSandbox:
+    """One container, used once."""
+
+    def __init__(self, engine: "DockerRuntime", name: str, attachment: Attachment) -> None:
+        self.name = name
+        self._engine = engine
+        self._attachment = attachment
+        self._exit: Exit | None = None
+
+    @property
+    def stdout(self) -> AsyncIterator[bytes]:
+        return self._attachment.stdout
+
+    @property
+    def stderr(self) -> AsyncIterator[bytes]:
+        return self._attachment.stderr
+
+    async def write(self, data: bytes) -> None:
+        await self._attachment.write(data)
+
+    async def close_stdin(self) -> None:
+        self._attachment.write_eof()
+
+    async def kill(self, signal: str = "SIGKILL") -> None:
+        await self._engine.kill(self.name, signal)
+
+    async def wait(self) -> Exit:
+        if self._exit is None:
+            await self._attachment.ended()
+            if self._attachment.error is not None:
+                raise SandboxLost(f"the connection to the container broke: {self._attachment.error}")
+            self._exit = await self._engine.exit(self.name)
+        return self._exit
+
+    async def remove(self) -> None:
+        self._attachment.close()
+        self._engine.discard(self.name)
+
+
+class DockerRuntime:
+    """`dispatcher` is the id of the process that the sandboxes belong to."""
+
+    def __init__(self, settings: Settings, dispatcher: str) -> None:
+        self._settings = settings
+        self._dispatcher = dispatcher
+        self._lock = OwnerLock(settings.state_dir, dispatcher)
+        self._max_removals = 2 * settings.slots
+        # Launches and removals at once, and what is short besides.
+        self._threads = ThreadPoolExecutor(settings.slots + self._max_removals + 4, "docker")
+        self._client: docker.APIClient | None = None
+        self._egress = EgressNetwork(settings)
+        self._volumes: dict[str, tuple[str, ...]] = {}
+        self._launches: set[asyncio.Task[None]] = set()
+        self._removals: dict[str, asyncio.Task[None]] = {}
+        self._closing = False
+
+    @property
+    def egress_refusal(self) -> str | None:
+        return self._egress.refusal
+
+    async def start(self) -> None:
+        try:
+            self._client = await self._in_thread(lambda: connect(self._settings))
+            info = await self._in_thread(self._api.info)
+        except SandboxLost as error:
+            raise StackError(f"no Docker engine answers: {error}", mend="mayfly doctor") from error
+        lacks = lacking(info)
+        if lacks:
+            raise StackError(f"the Docker engine cannot confine a function: it lacks {', '.join(lacks)}")
+        self._egress.check(self._api)
+        self._lock.acquire()
+
+    async def healthy(self) -> bool:
+        try:
+            async with asyncio.timeout(5):
+                return bool(await self._in_thread(self._api.ping))
+        except (SandboxLost, TimeoutError):
+            return False
+
+    # --- a sandbox's life
+
+    async def launch(self, spec: SandboxSpec) -> DockerSandbox:
+        await self._removals_to_pass()
+        name = f"mayfly-{uuid.uuid4().hex}"
+        made = asyncio.ensure_future(self._in_thread(lambda: self._create(name, spec)))
+        try:
+            # A thread cannot be stopped: what a cancelled launch still makes has to be removed.
+            connection = await asyncio.shield(made)
+            attachment = await _adopt(connection)
+        except asyncio.CancelledError:
+            self._track_launch(asyncio.create_task(self._abandon(name, made)))
+            raise
+        except (SandboxLost, OSError) as error:
+            self.discard(name)
+            raise SandboxLost(f"no sandbox for {spec.function}: {error}") from error
+        return DockerSandbox(self, name, attachment)
+
+    def _create(self, name: str, spec: SandboxSpec) -> socket.socket:
+        """A started container's connection. Runs in a thread, as one piece."""
+        try:
+            volumes = self._volumes_of(spec.image)
+        except ImageNotFound as error:
+            raise SandboxLost(f"the engine has no image {spec.image}: deploy the function again") from error
+        egress = self._egress.ensure(self._api) if spec.network == "egress" else None
+        labels = {
+            "mayfly.dispatcher": self._dispatcher,
+            "mayfly.lock": self._lock.label,
+            "mayfly.task": spec.task_id,
+            "mayfly.function": spec.function,
+        }
+        config = container_config(spec, labels=labels, volumes=volumes, egress=egress)
+        self._api.create_container_from_config(config, name)  # type: ignore[no-untyped-call]
+        connection = self._attach(name)
+        try:
+            self._api.start(name)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _attach(self, name: str) -> socket.socket:
+        """The container's raw connection. Before the start, so that nothing has been read ahead of us."""
+        stream = self._api.attach_socket(name, {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1})
+        # Taken from the SDK, whose objects would keep it open, or close it, with their own lives.
+        return socket.socket(fileno=stream._sock.detach())
+
+    def _volumes_of(self, image: str) -> tuple[str, ...]:
+        # A tag holds the hash of what it was built from, so what was read once stays true.
+        if image not in self._volumes:
+            config = self._api.inspect_image(image)["Config"]  # type: ignore[no-untyped-call]
+            self._volumes[image] = tuple(config.get("Volumes") or ())
+        return self._volumes[image]
+
+    async def _abandon(self, name: str, made: "asyncio.Future[socket.socket]") -> None:
+        with contextlib.suppress(SandboxLost):
+            (await made).close()
+        self.discard(name)
+
+    def _track_launch(self, task: asyncio.Task[None]) -> None:
+        self._launches.add(task)
+        task.add_done_callback(self._launches.discard)
+
+    async def kill(self, name: str, signal: str) -> None:
+        """Signal a container's main process; none there is no error."""
+        with contextlib.suppress(_Gone):
+            await self._in_thread(lambda: self._api.kill(name, signal))
+
+    async def exit(self, name: str) -> Exit:
+        """How a container whose streams have ended exited."""
+        try:
+            async with asyncio.timeout(EXIT_SECONDS):
+                code = (await self._in_thread(lambda: self._api.wait(name)))["StatusCode"]
+                state = (await self._in_thread(lambda: self._api.inspect_container(name)))["State"]
+        except _Gone as error:
+            raise SandboxLost("the container was removed from outside") from error
+        except TimeoutError as error:
+            raise SandboxLost("the connection to the container was cut") from error
+        if state["Status"] not in ("exited", "dead"):
+            raise SandboxLost(f"the container was removed from outside: it is {state['Status']}")
+        return Exit(code, oom_killed=bool(state["OOMKilled"]))
+
+    # --- removal, off a task's path
+
+    def discard(self, name: str) -> None:
+        """Remove a container in the background, for as long as it takes; `close` waits for it."""
+        if name not in self._removals and not self._closing:
+            task = asyncio.create_task(self._remove(name))
+            self._removals[name] = task
+            task.add_done_callback(lambda _: self._removals.pop(name, None))
+
+    async def _remove(self, name: str) -> None:
+        tries = 0
+        while True:
+            try:
+                await self._in_thread(lambda: self._remove_now(name))
+            except SandboxLost:
+                await asyncio.sleep(REMOVAL_RETRY_SECONDS[min(tries, len(REMOVAL_RETRY_SECONDS) - 1)])
+                tries += 1
+            else:
+                return
+
+    async def _remove_all(self, names: Iterable[str]) -> None:
+        for name in names:
+            await self._in_thread(partial(self._remove_now, name))
+
+    def _remove_now(self, name: str) -> None:
+        with contextlib.suppress(NotFound):
+            self._api.remove_container(name, v=True, force=True)
+
+    async def _removals_to_pass(self) -> None:
+        """Launching must not outrun removing, or the engine fills with what is done for."""
+        while len(self._removals) >= self._max_removals:
+            done, _ = await asyncio.wait(
+                self._removals.values(), timeout=REQUEST_SECONDS, return_when=asyncio.FIRST_COMPLETED
+            )
+            if not done:
+                raise SandboxLost("the engine removes no containers")
+
+    async def remove_orphans(self) -> int:
+        containers = await self._in_thread(lambda: self._list("mayfly.lock"))
+        orphans = [c["Id"] for c in containers if self._lock.is_dead(c["Labels"]["mayfly.lock"])]
+        await self._remove_all(orphans)
+        self._lock.forget_dead()
+        return len(orphans)
+
+    def _list(self, label: str) -> list[dict[str, Any]]:
+        listed: list[dict[str, Any]] = self._api.containers(all=True, filters={"label": label})
+        return listed
+
+    async def close(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await asyncio.gather(*self._launches, return_exceptions=True)
+                await asyncio.gather(*self._removals.values(), return_exceptions=True)
+        self._closing = True
+        for task in [*self._launches, *self._removals.values()]:
+            task.cancel()
+        if self._client is not None:
+            # Whatever has our label and was not removed, such as what a request that timed out has made.
+            with contextlib.suppress(SandboxLost):
+                left = await self._in_thread(lambda: self._list(f"mayfly.dispatcher={self._dispatcher}"))
+                await self._remove_all(container["Id"] for container in left)
+            self._client.close()
+            self._client = None
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._lock.release()
+
+    # --- the engine
+
+    @property
+    def _api(self) -> docker.APIClient:
+        assert self._client is not None, "the runtime was not started"
+        return self._client
+
+    async def _in_thread(self, request: Callable[[], T]) -> T:
+        """Run a request off the event loop. Raises `SandboxLost` with the reason, whatever went wrong."""
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, request)
+        except NotFound as error:
+            raise _Gone(_reason(error)) from error
+        except APIError as error:
+            # 409 also answers a signal to a container that has exited.
+            raise (_Gone if error.status_code == 409 else SandboxLost)(_reason(error)) from error
+        except (DockerException, requests.RequestException, OSError) as error:
+            raise SandboxLost(_reason(error)) from error
+
+
+class _Gone(SandboxLost):
+    """The engine has no such container, or it no longer runs."""
+
+
+async def _adopt(connection: socket.socket) -> Attachment:
+    """Hand a container's connection to the event loop."""
+    connection.setblocking(False)
+    loop = asyncio.get_running_loop()
+    unix = connection.family == socket.AF_UNIX
+    create = loop.create_unix_connection if unix else loop.create_connection
+    _, attachment = await create(Attachment, sock=connection)
+    return attachment
+
+
+def _reason(error: Exception) -> str:
+    return str(getattr(error, "explanation", None) or error)

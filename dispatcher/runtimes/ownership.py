@@ -1,0 +1,89 @@
+"""Who made a sandbox, and whether that dispatcher still lives: a lock file that it holds for its life.
+
+The kernel gives the lock back however the process ends, so that no heartbeat is needed to tell.
+"""
+
+import fcntl
+import os
+import socket
+from pathlib import Path
+from typing import Final
+
+from mayfly.errors import StackError
+
+MACHINE_ID: Final = Path("/etc/machine-id")
+
+
+class OwnerLock:
+    """A dispatcher's lock file, `<state_dir>/dispatchers/<id>.lock`."""
+
+    def __init__(self, state_dir: Path, dispatcher: str) -> None:
+        self._folder = (state_dir / "dispatchers").resolve()
+        self._path = self._folder / f"{dispatcher}.lock"
+        self._descriptor: int | None = None
+
+    @property
+    def label(self) -> str:
+        """Names the lock among those of all machines that share an engine."""
+        return f"{_machine()}:{self._path}"
+
+    def acquire(self) -> None:
+        """Raises `StackError` where the folder cannot be written, or a process had this id before."""
+        fresh = self._path.with_suffix(f".{os.getpid()}")
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise StackError(f"no lock file can be made in {self._folder}: {error}") from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Locked before it has its name: whoever finds the file finds it locked.
+            os.link(fresh, self._path)
+        except OSError as error:
+            os.close(descriptor)
+            raise StackError(f"the lock file {self._path} cannot be made: {error}") from error
+        finally:
+            fresh.unlink(missing_ok=True)
+        self._descriptor = descriptor
+
+    def is_dead(self, label: str) -> bool:
+        """Whether a label names a dispatcher of this machine and state folder that no longer lives.
+
+        Any other machine's or folder's label is somebody else's to judge.
+        """
+        machine, _, text = label.partition(":")
+        path = Path(text)
+        if machine != _machine() or path.parent != self._folder or path == self._path:
+            return False
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return True
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        finally:
+            os.close(descriptor)
+        return True
+
+    def forget_dead(self) -> None:
+        """Delete the lock files of dead dispatchers, once their sandboxes are gone."""
+        for path in self._folder.glob("*.lock"):
+            if self.is_dead(f"{_machine()}:{path}"):
+                path.unlink(missing_ok=True)
+
+    def release(self) -> None:
+        if self._descriptor is not None:
+            self._path.unlink(missing_ok=True)
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+def _machine() -> str:
+    """Tells machines apart that share an engine: cloned ones may share an id, or a name."""
+    try:
+        identity = MACHINE_ID.read_text().strip()
+    except OSError:
+        identity = ""
+    return f"{socket.gethostname()}/{identity[:12]}"
