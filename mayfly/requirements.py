@@ -33,14 +33,43 @@ class Requirements:
     line: int = 1
     requires_python: str | None = None
 
-    def line_of(self, package: str) -> int:
-        """Where a package is asked for; the first line if it is some other package's need."""
-        wanted = _normal(package)
+    def line_in(self, message: str) -> int:
+        """The line of the first package that a message names; the first line if it names none."""
+        named = {_normal(word) for word in re.findall(r"[A-Za-z0-9][A-Za-z0-9._-]*", message)}
         for index, text in enumerate(self.lines):
-            name = re.match(r"\s*([A-Za-z0-9][A-Za-z0-9._-]*)", text)
-            if name and _normal(name[1]) == wanted:
-                return self.line + index if self.file == FILE else self.line
+            package = re.match(r"\s*([A-Za-z0-9][A-Za-z0-9._-]*)", text)
+            if package and _normal(package[1]) in named and self.file == FILE:
+                return self.line + index
         return self.line
+
+    def line_at(self, position: int) -> int:
+        """The line of a character's position in the file."""
+        return "\n".join(self.lines).count("\n", 0, position) + 1
+
+
+def allows(requires_python: str | None, version: str) -> bool:
+    """Whether `requires-python` (PEP 440, such as `>=3.11,<4`) takes a Python like `3.12`."""
+    release = _release(version)
+    for part in filter(None, (requires_python or "").replace(" ", "").split(",")):
+        comparison = re.fullmatch(r"(~=|===?|!=|<=|>=|<|>)(\d+(?:\.\d+)*)(\.\*)?", part)
+        if comparison is None:
+            return False
+        bound = _release(comparison[2])
+        # Of 3.12.4 only 3.12 can be compared: which patch release an image has does not matter here.
+        ours, theirs = release[: len(bound)], bound[: len(release)]
+        holds = {
+            "~=": ours >= theirs and release[: len(bound) - 1] == bound[: len(bound) - 1][: len(release)],
+            "==": ours == theirs,
+            "===": ours == theirs,
+            "!=": ours != theirs or len(bound) > len(release),
+            "<=": ours <= theirs,
+            ">=": ours >= theirs,
+            "<": ours < theirs or (ours == theirs and len(bound) > len(release) and any(bound[2:])),
+            ">": ours > theirs or (ours == theirs and len(bound) > len(release)),
+        }
+        if not holds[comparison[1]]:
+            return False
+    return True
 
 
 def read_requirements(folder: Path) -> Requirements | None:
@@ -95,6 +124,10 @@ def _from_script(folder: Path) -> Requirements | None:
     if not metadata.dependencies and not metadata.requires_python:
         return None
     return Requirements(metadata.dependencies, "handler.py", line, metadata.requires_python)
+
+
+def _release(version: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in version.split("."))
 
 
 def _normal(name: str) -> str:
