@@ -18,6 +18,7 @@ from gateway.parameters import MAX_LIMIT, MAX_WAIT_SECONDS
 from gateway.responses import json_bytes
 from mayfly import __version__
 from mayfly.function import Function
+from mayfly.payload import InvalidSchema, compile_schema
 
 Json = dict[str, Any]
 _REF: Final = "#/components/schemas/{model}"
@@ -92,6 +93,11 @@ def _request_name(function: Function) -> str:
 
 def _payload_schema(function: Function) -> Json:
     schema = function.schema or {"description": "Any JSON."}
+    try:
+        compile_schema(schema)
+    except InvalidSchema as error:
+        # One function's mistake must not make the document useless for all the others.
+        return {"description": f"Its schema is none: {error}"}
     if "$id" in schema:
         return schema
     moved: Json = _moved(schema, _REF.format(model=_payload_name(function)))
