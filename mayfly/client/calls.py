@@ -16,7 +16,7 @@ import msgspec
 from msgspec import UNSET
 
 from mayfly.client.errors import ApiError, TaskFailed, UnexpectedAnswer, Unreachable, WaitTimeout
-from mayfly.client.models import FunctionInfo, Functions, Page, Task, Worker, Workers
+from mayfly.client.models import FunctionInfo, Functions, Page, Readiness, Task, Worker, Workers
 from mayfly.task import JSON, Priority
 
 T = TypeVar("T")
@@ -111,7 +111,9 @@ def submit(task_type: str, payload: Any = None, **options: Unpack[TaskOptions]) 
 
 
 def get(task_id: str, *, wait: float = 0) -> Call[Task]:
-    params = (("wait", f"{wait:g}"),) if wait else ()
+    # The gateway takes milliseconds at the finest, and no exponents.
+    seconds = f"{wait:.3f}".rstrip("0").rstrip(".")
+    params = () if seconds == "0" else (("wait", seconds),)
     answer = yield from _send(Request("GET", _path(task_id), params, timeout=ANSWER_SECONDS + wait))
     return _decode(answer, Task)
 
@@ -176,9 +178,20 @@ def functions() -> Call[tuple[FunctionInfo, ...]]:
     return _decode(answer, Functions).functions
 
 
+def function(name: str) -> Call[FunctionInfo]:
+    answer = yield from _send(Request("GET", f"/functions/{quote(name, safe='')}"))
+    return _decode(answer, FunctionInfo)
+
+
 def workers() -> Call[tuple[Worker, ...]]:
     answer = yield from _send(Request("GET", "/workers"))
     return _decode(answer, Workers).workers
+
+
+def readiness() -> Call[dict[str, str]]:
+    """What the gateway needs, by name: `ready`, or why not. Asked once, since it is asked for to be shown."""
+    answer = yield from _send(Request("GET", "/readyz"), patient=False, expected=(200, 503))
+    return _decode(answer, Readiness).parts
 
 
 def _given(**options: Any) -> dict[str, Any]:
@@ -198,9 +211,11 @@ def _bytes(path: str) -> Call[Bytes]:
     return Bytes(answer.body, answer.headers.get("content-type", "application/octet-stream"))
 
 
-def _send(request: Request) -> Call[Answer]:
+def _send(
+    request: Request, *, patient: bool = True, expected: Sequence[int] = range(200, 300)
+) -> Call[Answer]:
     # Only a GET is tried again: a POST whose answer is lost may well have been accepted.
-    pauses = RETRY_PAUSES if request.method == "GET" else ()
+    pauses = RETRY_PAUSES if patient and request.method == "GET" else ()
     for pause in (*pauses, None):
         try:
             answer = yield request
@@ -210,7 +225,7 @@ def _send(request: Request) -> Call[Answer]:
             yield Pause(pause)
             continue
         assert answer is not None
-        if answer.status < 300:
+        if answer.status in expected:
             return answer
         error = _problem(answer)
         asked = pause if error.retry_after is None else error.retry_after

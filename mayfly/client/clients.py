@@ -148,8 +148,15 @@ class Client:
     def functions(self) -> tuple[FunctionInfo, ...]:
         return self._drive(calls.functions())
 
+    def function(self, name: str) -> FunctionInfo:
+        return self._drive(calls.function(name))
+
     def workers(self) -> tuple[Worker, ...]:
         return self._drive(calls.workers())
+
+    def readiness(self) -> dict[str, str]:
+        """What the gateway needs, by name: `ready`, or why it is not."""
+        return self._drive(calls.readiness())
 
     def close(self) -> None:
         self._http.close()
@@ -250,8 +257,15 @@ class AsyncClient:
     async def functions(self) -> tuple[FunctionInfo, ...]:
         return await self._drive(calls.functions())
 
+    async def function(self, name: str) -> FunctionInfo:
+        return await self._drive(calls.function(name))
+
     async def workers(self) -> tuple[Worker, ...]:
         return await self._drive(calls.workers())
+
+    async def readiness(self) -> dict[str, str]:
+        """See `Client.readiness`."""
+        return await self._drive(calls.readiness())
 
     async def close(self) -> None:
         await self._http.aclose()

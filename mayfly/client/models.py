@@ -110,3 +110,7 @@ class Functions(msgspec.Struct, frozen=True):
 
 class Workers(msgspec.Struct, frozen=True):
     workers: tuple[Worker, ...]
+
+
+class Readiness(msgspec.Struct, frozen=True):
+    parts: dict[str, str]

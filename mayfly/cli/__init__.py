@@ -1,0 +1,7 @@
+"""The command `mayfly`."""
+
+from mayfly.cli.app import app
+
+
+def main() -> None:
+    app(prog_name="mayfly")

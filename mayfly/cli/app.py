@@ -1,0 +1,108 @@
+"""The commands, and how an error becomes one or two lines and an exit code.
+
+What a command needs it imports when it runs: `mayfly --help` is to answer at once.
+"""
+
+import os
+from collections.abc import Callable
+from typing import Annotated, Any, Final, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+from mayfly import __version__
+from mayfly.cli import deploy, doctor, invoke, scaffold, stack, tasks
+from mayfly.cli.output import FAILED, INTERRUPTED, UNREACHABLE, USAGE, fail
+from mayfly.errors import MayflyError
+
+HELP: Final = (
+    "Run functions on short-lived containers: one task, one short life.\n\n"
+    "The gateway is at --url, else at MAYFLY_URL, else where the stack of this folder, or of one above it, "
+    "has it, else at http://127.0.0.1:8080.\n\n"
+    "Exit codes: 0 done, 1 failed or refused, 2 the command line is wrong, 3 the gateway cannot be reached "
+    "or cannot do it now."
+)
+
+
+class Commands(TyperGroup):
+    """Nobody meets a traceback: what goes wrong is said in a line, and what to do in another."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except MayflyError as error:
+            _explain(error)
+        except KeyboardInterrupt:
+            raise typer.Exit(INTERRUPTED) from None
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            fail(f"{where}{error.strerror or error}", code=FAILED)
+
+
+def _explain(error: MayflyError) -> NoReturn:
+    from mayfly.client import ApiError, Unreachable
+    from mayfly.errors import SettingsError, StackError
+
+    match error:
+        case Unreachable():
+            fail(str(error), hint="`mayfly up` starts one on this machine", code=UNREACHABLE)
+        case ApiError(status=503):
+            named = f"task {error.task_id} may have been accepted: look with `mayfly get {error.task_id}`"
+            fail(f"not available now: {error}", hint=named if error.task_id else None, code=UNREACHABLE)
+        case ApiError(code="unknown_task_type"):
+            fail(f"refused: {error}", hint="`mayfly functions` lists those there are", code=FAILED)
+        case ApiError():
+            fail(f"refused: {error} ({error.code})", code=FAILED)
+        case StackError():
+            fail(str(error), hint=f"to mend it: {error.mend}" if error.mend else None, code=FAILED)
+        case SettingsError():
+            fail(str(error), code=USAGE)
+        case _:
+            fail(str(error), code=FAILED)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"mayfly {__version__}")
+        raise typer.Exit
+
+
+app = typer.Typer(
+    cls=Commands,
+    help=HELP,
+    no_args_is_help=True,
+    # Rich would draw boxes around the help, and take three times as long to print it.
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable="MAYFLY_DEBUG" in os.environ,
+)
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Options that come before the command."""
+
+
+COMMANDS: Final[tuple[Callable[..., None], ...]] = (
+    tasks.submit,
+    tasks.get,
+    tasks.logs,
+    tasks.ls,
+    deploy.functions,
+    stack.workers,
+    scaffold.new,
+    deploy.build,
+    invoke.run,
+    stack.up,
+    stack.down,
+    stack.status,
+    doctor.doctor,
+)
+for command in COMMANDS:
+    app.command()(command)

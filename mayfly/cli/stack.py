@@ -1,0 +1,143 @@
+"""Commands on the local stack: up, down, status, workers."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mayfly.cli.folders import HOME, FunctionsDir, nearest_home
+from mayfly.cli.options import Json, Url
+from mayfly.cli.output import FAILED, UNREACHABLE, say, show, show_json, show_table, spinner
+
+if TYPE_CHECKING:
+    from mayfly.client import Worker
+    from mayfly.stack import PartState
+
+Directory = Annotated[
+    Path | None,
+    typer.Option(
+        "--dir", metavar="DIR", help="The stack's directory; else .mayfly here, or in a folder above."
+    ),
+]
+WORKER_COLUMNS = ("WORKER", "QUEUE", "RUNNING", "SLOTS", "ADDRESS", "LAST SEEN")
+
+
+def up(
+    functions: FunctionsDir = Path("functions"),
+    dispatchers: Annotated[int, typer.Option(min=1, max=64, help="How many dispatchers.")] = 1,
+    mail: Annotated[bool, typer.Option("--mail", help="Start a mail server for the email example.")] = False,
+    free_ports: Annotated[bool, typer.Option("--free-ports", help="Keep clear of the usual ports.")] = False,
+    directory: Annotated[
+        Path, typer.Option("--dir", metavar="DIR", help="Where data and logs are kept.")
+    ] = Path(HOME),
+    json: Json = False,
+) -> None:
+    """Start the local stack and keep it up.
+
+    It stays until Ctrl-C or `mayfly down`.
+
+    Kafka, Redis, S3 and Docker are taken from the environment, else from what runs here, else started.
+    Folders under --functions are deployed as they come and change.
+    """
+    import asyncio
+
+    from mayfly.stack import Stack, serve
+
+    with spinner("starting") as meanwhile:
+        stack = Stack(
+            directory,
+            functions=functions,
+            dispatchers=dispatchers,
+            mail=mail,
+            usual_ports=not free_ports,
+            say=meanwhile.say,
+        )
+
+        async def ready() -> bool:
+            meanwhile.stop()
+            say(f"the gateway is at {stack.gateway}; Ctrl-C stops everything")
+            if json:
+                show_json({"gateway": stack.gateway, "parts": await stack.parts()})
+            return True
+
+        asyncio.run(serve(stack, ready))
+
+
+def down(directory: Directory = None, json: Json = False) -> None:
+    """Stop the local stack, and what a killed one left. Its data stays."""
+    import asyncio
+
+    from mayfly.stack import down as stop_stack
+
+    home = directory or nearest_home()
+    with spinner("stopping"):
+        stopped = home is not None and asyncio.run(stop_stack(home))
+    say("stopped" if stopped else "no stack is up here")
+    if json:
+        show_json({"stopped": stopped})
+
+
+def status(directory: Directory = None, json: Json = False, url: Url = None) -> None:
+    """Show the parts of the stack, the gateway and the dispatchers.
+
+    Exits with 1 if one of them is not ready, with 3 if no gateway answers.
+    """
+    from mayfly.cli.gateway import connect
+    from mayfly.client import ClientError
+
+    parts = [] if url else _states(directory)
+    with connect(url or next((part.address for part in parts if part.name == "gateway"), None)) as client:
+        address = client.url
+        try:
+            needs, alive = client.readiness(), client.workers()
+        except ClientError as error:
+            needs, alive = {"gateway": str(error)}, ()
+    ready = set(needs.values()) <= {"ready"} and all(part.ready for part in parts)
+    if json:
+        gateway = {"address": address, "needs": needs}
+        show_json({"ready": ready, "gateway": gateway, "parts": parts, "workers": alive})
+    else:
+        show_table(("PART", "ADDRESS", "PID", "HEALTH"), _part_rows(parts, address, needs))
+        show("")
+        show_table(WORKER_COLUMNS, map(_worker_row, alive))
+    if not ready:
+        raise typer.Exit(UNREACHABLE if "gateway" in needs else FAILED)
+
+
+def workers(json: Json = False, url: Url = None) -> None:
+    """List the dispatchers that are alive."""
+    from mayfly.cli.gateway import connect
+
+    with connect(url) as client:
+        found = client.workers()
+    if json:
+        show_json({"workers": found})
+    else:
+        show_table(WORKER_COLUMNS, map(_worker_row, found))
+
+
+def _states(directory: Path | None) -> "list[PartState]":
+    import asyncio
+
+    from mayfly.stack import states
+
+    home = directory or nearest_home()
+    return list(asyncio.run(states(home))) if home else []
+
+
+def _part_rows(
+    parts: "Sequence[PartState]", address: str, needs: Mapping[str, str]
+) -> Iterator[tuple[str, ...]]:
+    """The stack's parts; without one, what the gateway says of those that it needs."""
+    for part in parts:
+        yield part.name, part.address, str(part.pid or ""), part.health
+    if not parts:
+        yield "gateway", address, "", needs.get("gateway", "answers")
+        for name in sorted(needs.keys() - {"gateway"}):
+            yield name, "", "", needs[name]
+
+
+def _worker_row(worker: "Worker") -> tuple[str, ...]:
+    seen = worker.last_heartbeat.astimezone().strftime("%H:%M:%S") if worker.last_heartbeat else ""
+    return (worker.id, worker.queue, str(worker.running), str(worker.slots), worker.address or "", seen)
