@@ -165,7 +165,7 @@ def _packages_image(client: docker.DockerClient, folder: Folder, base: Base, on_
                 mode = 0o755 if path.stat().st_mode & 0o100 else 0o644
                 context.add_file(f"site/{path.relative_to(site).as_posix()}", path, mode)
             on_progress(f"building the packages of {folder.name}")
-            _run_build(client, folder, context, tag, {"BASE": base.tag})
+            _run_build(client, folder, context, {"BASE": base.tag}, tag=tag)
     return tag
 
 
@@ -186,10 +186,7 @@ def _build_dockerfile(client: docker.DockerClient, folder: Folder, tag: str) -> 
     if folder.contract == "python":
         _finish(client, folder, context, tag, {})
         return
-    draft = _draft(folder)
-    _run_build(client, folder, context, draft, {}, network=True)
-    image = find_image(client, draft)
-    assert image is not None
+    image = _run_build(client, folder, context, {}, network=True)
     if not (image.config.get("Entrypoint") or image.config.get("Cmd")):
         raise FunctionError("names nothing to run: add ENTRYPOINT or CMD", file="Dockerfile")
     _publish(client, image, tag, {})
@@ -202,20 +199,13 @@ def _finish(
     client: docker.DockerClient, folder: Folder, context: Context, tag: str, arguments: dict[str, str]
 ) -> None:
     """Builds a Python function's image and asks it what the handler takes."""
-    draft = _draft(folder)
-    _run_build(client, folder, context, draft, arguments, network=folder.dockerfile)
-    image = find_image(client, draft)
-    assert image is not None
+    image = _run_build(client, folder, context, arguments, network=folder.dockerfile)
     description = describe(client, image.id, folder)
     _publish(client, image, tag, {DESCRIPTION: json.dumps(description)})
 
 
-def _draft(folder: Folder) -> str:
-    return f"mayfly/fn-{folder.name}:draft"
-
-
 def _publish(client: docker.DockerClient, image: Image, tag: str, labels: dict[str, str]) -> None:
-    """The draft under its tag, as an image of its own: the tag says that it was looked at."""
+    """The image under its tag, by which it says that it was looked at."""
     context = Context()
     context.add_text("Dockerfile", f"FROM {image.id}\n")
     build_image(client, context, tag=tag, labels=labels)
@@ -233,13 +223,13 @@ def _run_build(
     client: docker.DockerClient,
     folder: Folder,
     context: Context,
-    tag: str,
     arguments: dict[str, str],
     *,
+    tag: str | None = None,
     network: bool = False,
-) -> None:
+) -> Image:
     try:
-        build_image(client, context, tag=tag, arguments=arguments, network=network)
+        built = build_image(client, context, tag=tag, arguments=arguments, network=network)
     except BuildFailed as error:
         log = f"\n{error.log}" if error.log else ""
         if not folder.dockerfile:
@@ -247,6 +237,9 @@ def _run_build(
         text = (folder.path / "Dockerfile").read_text(errors="replace")
         line = _line_of_step(text, error)
         raise FunctionError(f"{error}{log}", file="Dockerfile", line=line) from error
+    image = find_image(client, built)
+    assert image is not None
+    return image
 
 
 def _line_of_step(dockerfile: str, error: BuildFailed) -> int | None:

@@ -132,12 +132,22 @@ def _files(folder: Path) -> Iterator[File]:
 
 def _walk(folder: Path, *, top: bool) -> Iterator[Path]:
     for path in folder.iterdir():
-        if path.name in LEFT_OUT or (top and path.name in LEFT_OUT_AT_TOP) or path.suffix == ".pyc":
+        if _left_out(path, top):
             continue
         if path.is_dir() and not path.is_symlink():
             yield from _walk(path, top=False)
         else:
             yield path
+
+
+def _left_out(path: Path, top: bool) -> bool:
+    name = path.name
+    return (
+        name in LEFT_OUT
+        or name.startswith(".env.")
+        or path.suffix == ".pyc"
+        or (top and name in LEFT_OUT_AT_TOP)
+    )
 
 
 def _ignored(folder: Path) -> Any:

@@ -86,14 +86,18 @@ def build_image(
     client: docker.DockerClient,
     context: Context,
     *,
-    tag: str,
+    tag: str | None = None,
     arguments: Mapping[str, str] | None = None,
     labels: Mapping[str, str] | None = None,
     network: bool = False,
-) -> None:
-    """Builds the context's Dockerfile. Raises `BuildFailed`; `StackError` where the engine is at fault."""
+) -> str:
+    """Builds the context's Dockerfile: the id of the image.
+
+    Raises `BuildFailed`; `StackError` where the engine is at fault.
+    """
     log: list[str] = []
     step = 0
+    built = ""
     with engine_errors():
         events: Iterator[dict[str, Any]] = client.api.build(
             fileobj=context.stream(),
@@ -110,9 +114,11 @@ def build_image(
             if text := event.get("stream", ""):
                 step += text.startswith("Step ")
                 log.append(text)
+            built = event.get("aux", {}).get("ID", built)
             if "error" in event:
                 tail = "\n".join("".join(log).rstrip().splitlines()[-LOG_LINES:])
                 raise BuildFailed(str(event["error"]).strip(), step=step, log=tail)
+    return built
 
 
 def tag_image(client: docker.DockerClient, image: str, tag: str) -> None:
