@@ -98,26 +98,24 @@ def _payload_schema(function: Function) -> Json:
     except InvalidSchema as error:
         # One function's mistake must not make the document useless for all the others.
         return {"description": f"Its schema is none: {error}"}
-    if "$id" in schema:
-        return schema
-    moved: Json = _moved(schema, _REF.format(model=_payload_name(function)))
-    return moved
+    # Few tools resolve against an embedded schema's own $id, so it is part of the document like any other.
+    own = schema.get("$id", "")
+    moved: Json = _moved(schema, own, _REF.format(model=_payload_name(function)))
+    return {name: part for name, part in moved.items() if name != "$id"}
 
 
-def _moved(schema: Any, base: str) -> Any:
-    """The schema with its own references pointing to where it is put."""
+def _moved(schema: Any, own: str, base: str) -> Any:
+    """The schema, whose `$id` is `own`, with its references to itself pointing to where it is put."""
     if isinstance(schema, list):
-        return [_moved(part, base) for part in schema]
+        return [_moved(part, own, base) for part in schema]
     if not isinstance(schema, dict):
         return schema
-    return {
-        name: base + part[1:] if name == "$ref" and _is_local(part) else _moved(part, base)
-        for name, part in schema.items()
-    }
-
-
-def _is_local(reference: Any) -> bool:
-    return isinstance(reference, str) and (reference == "#" or reference.startswith("#/"))
+    moved = {name: _moved(part, own, base) for name, part in schema.items()}
+    if isinstance(reference := moved.get("$ref"), str):
+        inside = reference.removeprefix(own)
+        if inside in ("", "#") or inside.startswith("#/"):
+            moved["$ref"] = base + inside.removeprefix("#")
+    return moved
 
 
 def _request_schema(function: Function) -> Json:

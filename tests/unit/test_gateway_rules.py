@@ -324,7 +324,10 @@ async def test_a_new_function_is_in_the_openapi_document_at_once(world: World) -
     )
     document = (await world.http.get("/openapi.json")).json()
     validate(document)
-    assert document["components"]["schemas"]["payload.new-one"]["$ref"] == "#/$defs/a"
+    assert document["components"]["schemas"]["payload.new-one"] == {
+        "$ref": "#/components/schemas/payload.new-one/$defs/a",
+        "$defs": {"a": {}},
+    }
 
 
 async def test_the_openapi_document_has_every_route_and_no_other(world: World) -> None:
