@@ -164,7 +164,7 @@ def mayfly(
     base = tmp_path_factory.mktemp("mayfly")
     shutil.copytree(REPOSITORY / "functions", base / "functions")
     parts = {name: value for name, value in stack_parts.environment.items() if name.startswith(PARTS)}
-    stack = launch("up", base / "stack", base / "functions", "--demo", **parts)
+    stack = launch("up", base / "stack", base / "functions", "--mail", **parts)
     try:
         stack.until_up()
         with httpx.Client(base_url=stack.url, timeout=60, trust_env=False) as http:

@@ -1,59 +1,50 @@
-"""`python -m mayfly.stack parts|up|demo --dir DIR`."""
+"""The local stack in the foreground: `parts` is Kafka, Redis and S3 alone, `up` is everything."""
 
 import argparse
 import asyncio
-import signal
 import sys
 from pathlib import Path
 
 from mayfly.errors import MayflyError, StackError
+from mayfly.stack.demo import run_examples
+from mayfly.stack.serve import serve
 from mayfly.stack.stack import Stack
-
-
-async def serve(stack: Stack) -> None:
-    """The stack from start to stop: it ends when the process is told to, and orderly then."""
-    loop, task = asyncio.get_running_loop(), asyncio.current_task()
-    assert task is not None
-
-    def end() -> None:
-        if task.cancelling():
-            stack.hurry()
-        task.cancel()
-
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(number, end)
-    try:
-        await stack.start()
-        await stack.supervise()
-    except asyncio.CancelledError:
-        stack.say("stopping")
-    finally:
-        await stack.stop()
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m mayfly.stack", description=__doc__)
-    parser.add_argument("what", choices=["parts", "up"])
+    parser.add_argument("what", choices=["parts", "up", "demo"])
     parser.add_argument("--dir", type=Path, default=Path(".mayfly"))
     parser.add_argument("--functions", type=Path, default=Path("functions"))
     parser.add_argument("--dispatchers", type=int, default=1)
-    parser.add_argument("--free-ports", action="store_true")
+    parser.add_argument("--free-ports", action="store_true", help="keep clear of the usual ports")
+    parser.add_argument("--mail", action="store_true", help="a mail server for the email example")
+    parser.add_argument("--examples", action="store_true", help="run the examples when everything is up")
     options = parser.parse_args()
+    demo = options.what == "demo"
     stack = Stack(
         options.dir,
         functions=options.functions,
         dispatchers=options.dispatchers,
-        services=options.what == "up",
+        services=options.what != "parts",
+        mail=options.mail or options.examples or demo,
         usual_ports=not options.free_ports,
     )
+    passed = not demo
+
+    async def examples() -> bool:
+        nonlocal passed
+        passed = await run_examples(stack)
+        return not demo
+
     try:
-        asyncio.run(serve(stack))
+        asyncio.run(serve(stack, examples if demo or options.examples else None))
     except MayflyError as error:
         print(f"error: {error}", file=sys.stderr)
         if isinstance(error, StackError) and error.mend:
             print(f"to mend it: {error.mend}", file=sys.stderr)
         return 1
-    return 0
+    return 0 if passed else 1
 
 
 if __name__ == "__main__":

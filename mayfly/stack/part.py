@@ -110,9 +110,9 @@ class Part(ABC):
     def spawn(self) -> None:
         self.process = Process(self.home, self.name, self.command(), self.child_environment())
 
-    async def stop(self, *, hurry: bool = False) -> None:
+    async def stop(self) -> None:
         if self.process is not None:
-            await self.process.end(0.0 if hurry else self.grace)
+            await self.process.end(self.grace)
             self.process = None
 
     @property

@@ -106,13 +106,16 @@ class Process:
             log.seek(self.log_start)
             return "\n".join(log.read().decode(errors="replace").splitlines()[-lines:])
 
+    def kill(self) -> None:
+        self._child.kill()
+
     async def end(self, grace: float) -> None:
         deadline = time.monotonic() + grace
         if self.exit_code is None:
             self._child.send_signal(signal.SIGTERM)
         while self.exit_code is None:
             if time.monotonic() > deadline:
-                self._child.kill()
+                self.kill()
             await asyncio.sleep(POLL)
         forget(self._home, self._name)
 

@@ -6,7 +6,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from mayfly.stack.home import Home
 from mayfly.stack.part import PartState
@@ -24,31 +23,40 @@ class Running:
     """Seconds since 1970."""
 
 
-def write_record(home: Home, parts: Sequence[PartState] | None, *, gateway: str | None = None) -> None:
-    """Records the parts, or, with None, that nothing is up."""
-    if parts is None:
-        (home.path / "stack.json").unlink(missing_ok=True)
-        return
-    before = home.read_json("stack.json") or {}
+def claim(home: Home) -> None:
+    """Records that this process has the directory's stack, from its first moment on."""
     mine = Identity.of(os.getpid())
-    same = mine is not None and before.get("pid") == mine.pid and before.get("born") == mine.born
-    value: dict[str, Any] = {
-        "pid": os.getpid(),
-        "born": mine.born if mine else "",
-        "startedAt": before["startedAt"] if same else int(time.time()),
-        "gateway": gateway,
-        "parts": [asdict(part) for part in parts],
-    }
-    home.write_json("stack.json", value)
+    assert mine is not None
+    home.write_json("supervisor.json", {**asdict(mine), "startedAt": int(time.time())})
+
+
+def write_record(home: Home, parts: Sequence[PartState], gateway: str | None) -> None:
+    """Records what is up."""
+    home.write_json("stack.json", {"gateway": gateway, "parts": [asdict(part) for part in parts]})
+
+
+def clear(home: Home) -> None:
+    for name in ("stack.json", "supervisor.json"):
+        (home.path / name).unlink(missing_ok=True)
 
 
 def running(directory: Path) -> Running | None:
-    """The stack that is up in the directory, or None. Its parts' health is that of the last change."""
-    value = Home(directory).read_json("stack.json")
-    if not isinstance(value, dict) or not Identity(value["pid"], value["born"]).alive:
+    """The stack that is up in the directory, or None. Its parts' health is that of the last change:
+    `states` asks them."""
+    home = Home(directory)
+    up, value = supervisor(home), home.read_json("stack.json")
+    if up is None or not value:
         return None
+    started_at = home.read_json("supervisor.json")["startedAt"]
     parts = tuple(PartState(**part) for part in value["parts"])
-    return Running(value["pid"], value["gateway"], parts, value["startedAt"])
+    return Running(up.pid, value["gateway"], parts, started_at)
+
+
+def supervisor(home: Home) -> Identity | None:
+    """The process that has the directory's stack, if it is alive."""
+    value = home.read_json("supervisor.json")
+    identity = Identity(value["pid"], value["born"]) if isinstance(value, dict) else None
+    return identity if identity and identity.alive else None
 
 
 def environment(directory: Path) -> dict[str, str]:

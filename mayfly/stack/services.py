@@ -77,14 +77,17 @@ class Dispatcher(Service):
     module = "dispatcher"
     path = "/healthz"
 
-    def __init__(
-        self, home: Home, say: Say, environment: Environment, number: int, *, usual: bool, grace: float
-    ) -> None:
-        self.name = f"dispatcher-{number}"
+    @classmethod
+    def plan(
+        cls, home: Home, say: Say, environment: Environment, number: int, *, usual: bool, grace: float
+    ) -> "Dispatcher":
+        name = f"dispatcher-{number}"
+        port = home.port(name, 8080 + number if usual else None)
+        made = cls(home, say, environment, "127.0.0.1", port)
+        made.name = name
         # It lets running tasks finish for as long as it was told, and then still has to leave its group.
-        self.grace = grace + 10
-        port = home.port(self.name, 8080 + number if usual else None)
-        super().__init__(home, say, environment, "127.0.0.1", port)
+        made.grace = grace + 10
+        return made
 
     def environment(self) -> dict[str, str]:
         return {"MAYFLY_DISPATCHER_HOST": self._host, "MAYFLY_DISPATCHER_PORT": str(self._port)}

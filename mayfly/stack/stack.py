@@ -4,19 +4,22 @@ import asyncio
 import os
 import shlex
 import time
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from mayfly.errors import MayflyError, StackError
 from mayfly.settings import Settings
+from mayfly.stack.deployer import Deployer
 from mayfly.stack.engine import Engine
 from mayfly.stack.home import Home
 from mayfly.stack.kafka import Kafka
+from mayfly.stack.mail import MailSink, egress_address
 from mayfly.stack.packages import install
-from mayfly.stack.part import Part, PartState
+from mayfly.stack.part import Part, PartState, Say
 from mayfly.stack.process import sweep
-from mayfly.stack.record import write_record
+from mayfly.stack.record import claim, clear, write_record
 from mayfly.stack.redis import Redis
 from mayfly.stack.s3 import S3
 from mayfly.stack.services import Dispatcher, Gateway
@@ -32,8 +35,8 @@ class Stack:
     """The parts of one directory, from `start` to `stop`.
 
     What the environment names is used, what runs already is used, the rest is started. `services=False`
-    leaves the gateway, the dispatchers and the functions out; `usual_ports=False` keeps clear of the ports
-    that a user's own stack would want.
+    leaves the gateway, the dispatchers and the functions out; `mail` adds a mail server for the `email`
+    example; `usual_ports=False` keeps clear of the ports that a user's own stack would want.
     """
 
     def __init__(
@@ -43,21 +46,24 @@ class Stack:
         functions: Path | None = None,
         dispatchers: int = 1,
         services: bool = True,
+        mail: bool = False,
         usual_ports: bool = True,
         environ: Mapping[str, str] | None = None,
-        say: Callable[[str], None] = print,
+        say: Say | None = None,
     ) -> None:
         self.home = Home(directory)
         self.functions = functions
-        self.say = say
+        self.say = say or partial(print, flush=True)
         self._environ = dict(os.environ if environ is None else environ)
         self._usual = usual_ports
         self._dispatchers = dispatchers if services else 0
         self._with_services = services
+        self._with_mail = mail and services
         self._infrastructure: list[Part] = []
         self._services: list[Part] = []
+        self._deployer: Deployer | None = None
+        self._mail: MailSink | None = None
         self._lock: int | None = None
-        self._hurry = False
 
     # --- its life
 
@@ -67,12 +73,15 @@ class Stack:
         self.home.make()
         self._lock = self.home.hold()
         try:
+            clear(self.home)
+            claim(self.home)
             for name in await sweep(self.home):
                 self.say(f"{name}: left by a run that was killed, stopped")
             self._plan()
             await install([program for part in self._infrastructure for program in part.programs()], self.say)
             await self._start(self._infrastructure)
-            await self._start(self._services)
+            if self._with_services:
+                await self._start_services()
             await self.record()
         except BaseException:
             await self.stop()
@@ -83,30 +92,35 @@ class Stack:
         """Ends what was started: first who would miss the others, then the others."""
         gateways = [part for part in self._services if isinstance(part, Gateway)]
         rest = [part for part in self._services if not isinstance(part, Gateway)]
+        if self._deployer is not None:
+            await self._deployer.stop()
         for parts in (gateways, rest, self._infrastructure):
-            await asyncio.gather(*(part.stop(hurry=self._hurry) for part in parts))
-        self._services, self._infrastructure = [], []
+            await asyncio.gather(*(part.stop() for part in parts))
+            if parts is rest and self._mail is not None:
+                await self._mail.stop()
+        self._services, self._infrastructure, self._deployer, self._mail = [], [], None, None
         if self._lock is not None:
-            write_record(self.home, None)
+            clear(self.home)
             os.close(self._lock)
             self._lock = None
 
     def hurry(self) -> None:
-        """Whoever is told to stop twice does not want to wait."""
-        self._hurry = True
+        """Kills what is still to end: whoever says stop twice does not want to wait."""
+        for part in self._all:
+            if part.process is not None:
+                part.process.kill()
 
     async def supervise(self) -> None:
         """Starts again what dies, until it is cancelled."""
         async with asyncio.TaskGroup() as group:
-            for part in [*self._infrastructure, *self._services]:
-                if part.process is not None:
-                    group.create_task(self._keep(part))
+            for part in self._all:
+                group.create_task(self._keep(part))
 
     # --- what it is made of
 
     async def parts(self) -> list[PartState]:
         settings = self.settings()
-        states = (part.state(settings) for part in [*self._infrastructure, *self._services])
+        states = (part.state(settings) for part in self._all)
         return list(await asyncio.gather(*states))
 
     def environment(self) -> dict[str, str]:
@@ -125,17 +139,21 @@ class Stack:
         return settings_of({**self._environ, **self.environment()})
 
     @property
+    def _all(self) -> list[Part]:
+        return [*self._infrastructure, *self._services]
+
+    @property
     def gateway(self) -> str | None:
         return next((part.address for part in self._services if isinstance(part, Gateway)), None)
 
     def part(self, name: str) -> Part:
-        return next(part for part in [*self._infrastructure, *self._services] if part.name == name)
+        return next(part for part in self._all if part.name == name)
 
     async def record(self) -> None:
         """Tells the tools, which are other processes, what runs here."""
         lines = [f"{name}={shlex.quote(value)}" for name, value in sorted(self.environment().items())]
         self.home.write("environment", "\n".join(lines) + "\n")
-        write_record(self.home, await self.parts(), gateway=self.gateway)
+        write_record(self.home, await self.parts(), self.gateway)
 
     def _plan(self) -> None:
         home, say, environ, usual = self.home, self.say, self._environ, self._usual
@@ -151,13 +169,41 @@ class Stack:
         self._services = [
             Gateway.plan(home, say, self._child_environment, environ, usual=usual),
             *(
-                Dispatcher(home, say, self._child_environment, number, usual=usual, grace=grace)
+                Dispatcher.plan(home, say, self._child_environment, number, usual=usual, grace=grace)
                 for number in range(1, self._dispatchers + 1)
             ),
         ]
 
+    async def _start_services(self) -> None:
+        if self._with_mail:
+            await self._start_mail()
+        engine = self.environment()["MAYFLY_DOCKER_HOST"]
+        starts = [self._start(self._services)]
+        if self.functions is not None:
+            self._deployer = Deployer(self.home, self.functions, self.settings(), engine, self.say)
+            starts.append(self._deployer.start())
+        await together(starts)
+
+    async def _start_mail(self) -> None:
+        if self._environ.get("MAYFLY_SECRET_SMTP_URL"):
+            self.say("mail: MAYFLY_SECRET_SMTP_URL is set, no mail server is started")
+            return
+        sink = MailSink(self.home, self.home.port("mail", 2525 if self._usual else None))
+        self._mail = sink
+        try:
+            await sink.start(await egress_address(self._child_environment()))
+        except StackError as error:
+            # The one example that sends mail will fail, and say why; the others need none of it.
+            self.say(f"mail: {error}")
+            self._mail = None
+            return
+        self.say(f"mail: {sink.address}, for the email example; what arrives is in {self.home.path / 'mail'}")
+
     def _child_environment(self) -> dict[str, str]:
-        return {**self._environ, **self.environment()}
+        mail = self._mail.environment() if self._mail else {}
+        allowed = [self._environ.get("MAYFLY_EGRESS_ALLOW"), mail.get("MAYFLY_EGRESS_ALLOW")]
+        mail["MAYFLY_EGRESS_ALLOW"] = ",".join(filter(None, allowed))
+        return {**self._environ, **self.environment(), **mail}
 
     async def _start(self, parts: Sequence[Part]) -> None:
         settings = self.settings()
@@ -190,9 +236,8 @@ class Stack:
 
 def settings_of(environ: Mapping[str, str]) -> Settings:
     """The settings that a process with this environment would read."""
-    values = {name.removeprefix("MAYFLY_").lower(): value for name, value in environ.items() if value}
-    known = {name: value for name, value in values.items() if name in Settings.model_fields}
-    return Settings(**{name: value for name, value in known.items() if f"MAYFLY_{name.upper()}" in environ})
+    found = {name: environ.get(f"MAYFLY_{name.upper()}") for name in Settings.model_fields}
+    return Settings(**{name: value for name, value in found.items() if value})
 
 
 async def together(parts: Iterable[Coroutine[Any, Any, None]]) -> None:
@@ -203,6 +248,3 @@ async def together(parts: Iterable[Coroutine[Any, Any, None]]) -> None:
                 group.create_task(part)
     except BaseExceptionGroup as errors:
         raise next((error for error in errors.exceptions if isinstance(error, MayflyError)), errors) from None
-
-
-__all__ = ["Stack", "StackError", "settings_of"]

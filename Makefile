@@ -1,0 +1,71 @@
+# Mayfly: `make help` lists what there is.
+#
+# Nothing has to be there but make, a Python 3.11 or newer, and either root on Debian or Ubuntu, or Docker,
+# Java 17, Maven and Redis: what is missing is installed or named, with the command that mends it.
+
+SHELL := /bin/sh
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+# The newest that the machine has; PYTHON=/path/to/python names another.
+PYTHON ?= $(shell for name in python3.14 python3.13 python3.12 python3.11 python3; do \
+	"$$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && command -v "$$name" && break; done)
+
+.DEFAULT_GOAL := help
+.PHONY: help run demo test test-unit accept check lock clean
+
+help: ## list the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: $(READY) ## start everything, run a task of every example, and serve until Ctrl-C
+	@$(BIN)/python -m mayfly.stack up --examples
+
+demo: $(READY) ## the same, then stop: exits 0 if every example gave what it should
+	@$(BIN)/python -m mayfly.stack demo
+
+test: $(READY) ## all tests, on real parts
+	@$(BIN)/pytest
+
+test-unit: $(READY) ## the tests that need no part: seconds
+	@$(BIN)/pytest tests/unit
+
+accept: $(READY) ## measure every promise in seconds or rates, and print what was seen
+	@$(BIN)/python -m benchmarks.accept
+
+check: $(READY) ## ruff, types, import rules
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo
+
+lock: $(READY) ## resolve pyproject.toml anew into requirements.lock
+	@$(BIN)/uv pip compile pyproject.toml --group dev --universal --generate-hashes --upgrade \
+		--no-emit-index-url --no-header --quiet --output-file requirements.lock
+
+clean: ## remove what was built and what the stack keeps here: tasks, results, functions' logs
+	@if [ -x $(BIN)/python ]; then $(BIN)/python -m mayfly.stack down; fi
+	rm -rf $(VENV) .mayfly .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Made again only when the lock changed. The mark comes last: an environment that was cut short has none.
+$(READY): requirements.lock pyproject.toml
+	@if [ -z "$(PYTHON)" ]; then \
+		echo "error: no Python 3.11 or newer was found" >&2; \
+		echo "to mend it: apt-get install python3, or PYTHON=/path/to/python make $(MAKECMDGOALS)" >&2; \
+		exit 1; fi
+	@if ! "$(PYTHON)" -c 'import ensurepip' 2>/dev/null; then \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			echo "python: venv missing, installed by apt-get"; \
+			apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends python3-venv >/dev/null; \
+		else \
+			echo "error: $(PYTHON) cannot make virtual environments" >&2; \
+			echo "to mend it: sudo apt-get install python3-venv" >&2; \
+			exit 1; fi; fi
+	@echo "python: $(PYTHON), its packages go to $(VENV)"
+	@test -x $(BIN)/python || "$(PYTHON)" -m venv --clear $(VENV)
+	@test -x $(BIN)/uv || { awk '/^uv==/ { on = 1 } on { print } on && !/\\$$/ { exit }' requirements.lock >$(VENV)/uv.txt && \
+		$(BIN)/pip install --quiet --require-hashes --requirement $(VENV)/uv.txt; }
+	@$(BIN)/uv pip sync --quiet --require-hashes --python $(BIN)/python requirements.lock
+	@$(BIN)/uv pip install --quiet --no-deps --python $(BIN)/python --editable .
+	@touch $(READY)

@@ -1,0 +1,214 @@
+"""The functions' folder, watched: what is in it is built and in the catalog within two seconds."""
+
+import asyncio
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import docker
+import msgspec
+from watchfiles import awatch
+
+from mayfly.adapters.kafka import Catalog, Log, publish
+from mayfly.base_image import ensure_base
+from mayfly.build import build, function_folders
+from mayfly.errors import FunctionError, MayflyError, StackError
+from mayfly.function import Function
+from mayfly.settings import Settings
+from mayfly.stack.home import Home
+from mayfly.stack.packages import MMDEBSTRAP, install
+from mayfly.stack.part import Say
+
+QUIET_MS: Final = 200
+"""How long a folder must rest before it is built: an editor, or `cp`, writes more than one file."""
+LOOK_MS: Final = 1000
+"""How often the folder is looked at even if nothing was heard of it."""
+RETRY_SECONDS: Final = 2.0
+BUILDS: Final = 2
+"""Builds at once."""
+BUILD_TIMEOUT: Final = 900
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """What became of a folder: the version that serves, and, if its last change is broken, why."""
+
+    name: str
+    version: str | None
+    error: str | None = None
+
+
+class Deployer:
+    """Deploys the folder's functions and goes on doing so. A function that it deployed, and whose folder
+    is gone, is retired; those of others, in a catalog that is shared, it leaves alone."""
+
+    def __init__(self, home: Home, folder: Path, settings: Settings, engine: str, say: Say) -> None:
+        self._home = home
+        self._folder = folder.resolve()
+        self._log = Log(settings)
+        self._catalog = Catalog(settings)
+        self._docker = docker.DockerClient(base_url=engine, timeout=BUILD_TIMEOUT)
+        self._say = say
+        self._state: dict[str, Deployed] = {state.name: state for state in deployed(home)}
+        self._published: dict[str, Function] = {}
+        self._builds = asyncio.Semaphore(BUILDS)
+        self._settling: dict[str, asyncio.Task[None]] = {}
+        self._touched: set[str] = set()
+        self._watch: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Returns when every function that is there now is deployed, or reported as broken."""
+        await self._ensure_base()
+        await self._log.start()
+        await self._catalog.start()
+        self._watch = asyncio.create_task(self._watching())
+        # The watch is set up before the folder is read for the first time: no change falls in between.
+        await asyncio.sleep(0)
+        for name in self._present() | set(self._state):
+            self._touch(name)
+        await asyncio.gather(*self._settling.values())
+        serving = [state.name for state in self._state.values() if state.version]
+        self._say(f"functions: {', '.join(sorted(serving)) or 'none yet'}; {self._folder} is watched")
+
+    async def stop(self) -> None:
+        tasks = [task for task in (self._watch, *self._settling.values()) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._catalog.close()
+        await self._log.close()
+        self._docker.close()
+
+    async def _ensure_base(self) -> None:
+        """Before the first build: two that run at once would both make it."""
+        try:
+            await asyncio.to_thread(ensure_base, self._docker, on_progress=self._progress("base image"))
+        except StackError:
+            if MMDEBSTRAP.present:
+                raise
+            await install([MMDEBSTRAP], self._say)
+            await asyncio.to_thread(ensure_base, self._docker, on_progress=self._progress("base image"))
+
+    def _progress(self, what: str) -> Say:
+        """Builds run in threads; whoever listens need not know."""
+        loop = asyncio.get_running_loop()
+
+        def say(line: str) -> None:
+            loop.call_soon_threadsafe(self._say, f"{what}: {line}")
+
+        return say
+
+    # --- what changed
+
+    async def _watching(self) -> None:
+        while True:
+            if self._folder.is_dir():
+                await self._watch_folder()
+            await asyncio.sleep(LOOK_MS / 1000)
+
+    async def _watch_folder(self) -> None:
+        known = self._present()
+        changes = awatch(
+            self._folder, step=QUIET_MS, rust_timeout=LOOK_MS, yield_on_timeout=True, raise_interrupt=False
+        )
+        async for batch in changes:
+            paths = [Path(path).relative_to(self._folder) for _, path in batch]
+            present = self._present()
+            for name in {path.parts[0] for path in paths if path.parts} | (present ^ known):
+                self._touch(name)
+            known = present
+            if not self._folder.is_dir():
+                return
+
+    def _present(self) -> set[str]:
+        return {path.name for path in function_folders(self._folder)}
+
+    def _touch(self, name: str) -> None:
+        """Deploys the function, once more if that is under way."""
+        self._touched.add(name)
+        if name not in self._settling:
+            task = self._settling[name] = asyncio.create_task(self._settle(name))
+            task.add_done_callback(lambda _: self._settling.pop(name, None))
+
+    async def _settle(self, name: str) -> None:
+        while name in self._touched:
+            self._touched.discard(name)
+            try:
+                async with self._builds:
+                    await self._deploy(name)
+            except FunctionError as error:
+                self._broken(name, error)
+            except MayflyError as error:
+                self._say(f"function {name}: not deployed yet, tried again: {error}")
+                self._touched.add(name)
+                await asyncio.sleep(RETRY_SECONDS)
+
+    # --- what is done about it
+
+    async def _deploy(self, name: str) -> None:
+        if name not in self._present():
+            await self._retire(name)
+            return
+        began = time.monotonic()
+        function = await asyncio.to_thread(
+            build, self._folder / name, self._docker, on_progress=self._progress(f"function {name}")
+        )
+        served = self._served(name)
+        if served is None or not _same(served, function):
+            await self._publish(_now(function))
+            took = time.monotonic() - began
+            self._say(f"function {name}: version {function.version} serves, deployed in {took:.1f} s")
+        elif (state := self._state.get(name)) is None or state.error:
+            self._say(f"function {name}: version {function.version} serves")
+        self._remember(Deployed(name, function.version))
+
+    async def _retire(self, name: str) -> None:
+        served = self._served(name)
+        if name not in self._state:
+            return
+        if served is not None and not served.retired:
+            await self._publish(_now(served, retired=True))
+            self._say(f"function {name}: its folder is gone, it takes no new task")
+        del self._state[name]
+        self._write()
+
+    async def _publish(self, function: Function) -> None:
+        await publish(self._log, function)
+        self._published[function.name] = function
+
+    def _served(self, name: str) -> Function | None:
+        """What the catalog has; our own view of it may not have come to what we have just published."""
+        known = [found for found in (self._catalog.get(name), self._published.get(name)) if found]
+        return max(known, key=lambda function: function.deployed_at, default=None)
+
+    def _broken(self, name: str, error: FunctionError) -> None:
+        served = self._served(name)
+        serving = served is not None and not served.retired
+        rest = f"version {served.version} goes on serving" if served and serving else "it is not deployed"
+        text = f"{self._folder.name}/{name}/{error}" if error.file else str(error)
+        self._say(f"function {name}: {text}\n  {rest}")
+        self._remember(Deployed(name, served.version if served and serving else None, text))
+
+    def _remember(self, state: Deployed) -> None:
+        if self._state.get(state.name) != state:
+            self._state[state.name] = state
+            self._write()
+
+    def _write(self) -> None:
+        states = [self._state[name] for name in sorted(self._state)]
+        self._home.write_json("functions.json", [msgspec.to_builtins(state) for state in states])
+
+
+def deployed(home: Home) -> list[Deployed]:
+    """What the stack of this directory has deployed, by name, with what is broken about it."""
+    found: Any = home.read_json("functions.json")
+    return [Deployed(**entry) for entry in found] if isinstance(found, list) else []
+
+
+def _now(function: Function, **changes: Any) -> Function:
+    return msgspec.structs.replace(function, deployed_at=int(time.time() * 1000), **changes)
+
+
+def _same(served: Function, built: Function) -> bool:
+    return msgspec.structs.replace(served, deployed_at=0) == msgspec.structs.replace(built, deployed_at=0)
