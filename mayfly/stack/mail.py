@@ -5,6 +5,7 @@ machine can reach it, takes mail only after STARTTLS and AUTH, and has a certifi
 """
 
 import asyncio
+import logging
 import ssl
 import sys
 import time
@@ -35,6 +36,8 @@ class MailSink:
         self._authority = trustme.CA()
         self._server: asyncio.Server | None = None
         self.address = ""
+        # It warns, for every login, of an attribute that it sets itself.
+        logging.getLogger("mail.log").setLevel(logging.ERROR)
 
     def environment(self) -> dict[str, str]:
         return {
