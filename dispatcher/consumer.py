@@ -266,7 +266,15 @@ class LogConsumer:
             at = message.timestamp()[1]
             offset = message.offset() or 0
             if message.topic() == self._events:
-                partition.take_event(offset, decode_event(_bytes(message.value())), at)
+                event = decode_event(_bytes(message.value()))
+                if event is None:
+                    log.error(
+                        "a record in %s is no event: partition %d, offset %d",
+                        self._events,
+                        partition.number,
+                        offset,
+                    )
+                partition.take_event(offset, event, at)
             else:
                 partition.take_command(self._command(message, offset, at))
         if messages:

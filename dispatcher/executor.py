@@ -24,6 +24,7 @@ from mayfly.settings import Settings
 from mayfly.task import (
     JSON,
     MAX_LOSSES,
+    NOTHING,
     BlobRef,
     Claim,
     Claimed,
@@ -274,7 +275,7 @@ class Executor:
             data = reply.result
             blob = await self._insist(lambda: self._blobs.put(f"results/{place}", data, reply.content_type))
             small = reply.content_type == JSON and len(data) <= self._settings.result_inline_bytes
-            result = Result(blob, reply.content_type, inline=msgspec.Raw(data) if small else None)
+            result = Result(blob, reply.content_type, inline=msgspec.Raw(data) if small else NOTHING)
         if reply.log:
             blob = await self._insist(
                 lambda: self._blobs.put(f"logs/{place}", reply.log, "text/plain; charset=utf-8")

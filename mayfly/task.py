@@ -87,6 +87,10 @@ class FailureType(enum.StrEnum):
 # --- what is on the wire ------------------------------------------------------------------------------------
 
 
+NOTHING: Final = msgspec.Raw(b"")
+"""No JSON at all. A default is left out of what is encoded only if it is this very object."""
+
+
 class BlobRef(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     """Bytes in S3: the object's key, its size in bytes, its SHA-256 in hex."""
 
@@ -104,7 +108,7 @@ class Envelope(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
 
     task_type: str
     task_id: str = ""
-    payload: msgspec.Raw = msgspec.Raw(b"")
+    payload: msgspec.Raw = NOTHING
     payload_base64: str | None = None
     payload_ref: BlobRef | None = None
     content_type: str = JSON
@@ -118,7 +122,8 @@ class Result(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
 
     blob: BlobRef
     content_type: str = JSON
-    inline: msgspec.Raw | None = None
+    inline: msgspec.Raw = NOTHING
+    """The JSON text; empty where there is only the blob."""
 
 
 class Log(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):

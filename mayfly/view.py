@@ -81,7 +81,7 @@ def finished(event: Finished, *, partition: int, offset: int) -> Change:
             "resultSha256": result.blob.sha256,
             "resultContentType": result.content_type,
         }
-        if result.inline is not None:
+        if result.inline:
             fields["result"] = bytes(result.inline).decode()
     if failure := outcome.failure:
         fields |= {"errorType": failure.type.value, "errorMessage": failure.message}

@@ -161,7 +161,8 @@ def _ensure_topics(settings: Settings) -> None:
     wanted.append(NewTopic(FUNCTIONS_TOPIC, 1, config=dict(_CATALOG_CONFIG)))
     try:
         there = admin.list_topics(timeout=10).topics
-        for name, made in admin.create_topics([new for new in wanted if new.topic not in there]).items():
+        missing = [new for new in wanted if new.topic not in there]
+        for name, made in (admin.create_topics(missing) if missing else {}).items():
             try:
                 made.result(30)
             except KafkaException as error:

@@ -3,22 +3,31 @@
 from collections import defaultdict
 from dataclasses import dataclass, field
 
+import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dispatcher.offsets import Checkpoint, Offsets
 from mayfly.task import (
     NO_FENCE,
+    NOTHING,
+    BlobRef,
     Claim,
     Claimed,
     Done,
+    Envelope,
     Event,
+    Failure,
+    FailureType,
     Finished,
     Fold,
     Held,
     Lane,
+    Log,
     Outcome,
     Position,
+    Result,
+    decode_envelope,
     decode_event,
     encode,
     next_step,
@@ -157,9 +166,45 @@ def test_what_comes_later_never_changes_an_outcome(log: list[Event], data: st.Da
     assert outcomes(log[:end]).items() <= outcomes(log).items()
 
 
+blobs = st.builds(BlobRef, st.text(), st.integers(0, 2**40), st.text())
+inlines = st.sampled_from([NOTHING, msgspec.Raw(b"null"), msgspec.Raw(b'{"a":[1,2.5,"x"]}')])
+times = st.integers(0, 2**45)
+
+
+@given(
+    st.builds(
+        Outcome,
+        started_at=times,
+        finished_at=times,
+        result=st.none() | st.builds(Result, blobs, st.text(), inlines),
+        failure=st.none() | st.builds(Failure, st.sampled_from(FailureType), st.text(), traceback=st.text()),
+        log=st.none() | st.builds(Log, blobs, st.integers(0)),
+    )
+)
+def test_an_outcome_survives_the_wire(outcome: Outcome) -> None:
+    event = Finished("a", 7, 2, outcome)
+    assert decode_event(encode(event)) == event
+
+
 @given(logs())
 def test_events_survive_the_wire(log: list[Event]) -> None:
     assert [decode_event(encode(event)) for event in log] == log
+
+
+@given(
+    st.builds(
+        Envelope,
+        task_type=st.text(),
+        task_id=st.just("01a20d95-a793-7451-bb42-c188ec8c0cdd"),
+        payload=inlines,
+        content_type=st.text(),
+        name=st.none() | st.text(),
+        timeout_seconds=st.none() | st.floats(0.1, 1e6),
+        tags=st.lists(st.text()).map(tuple),
+    )
+)
+def test_an_envelope_survives_the_wire(envelope: Envelope) -> None:
+    assert decode_envelope(encode(envelope), topic="t", partition=0, offset=0) == envelope
 
 
 @dataclass
