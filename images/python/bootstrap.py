@@ -53,7 +53,7 @@ class Channel:
         os.dup2(os.open("/dev/null", os.O_RDONLY), 0)
         os.dup2(2, 1)
         # Else a print would come after what was written to stderr later, or be lost by os._exit.
-        sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
+        sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
         self._lock = _thread.allocate_lock()  # progress may be told from several threads
         self.pid = os.getpid()
 
@@ -94,7 +94,7 @@ class Context:
     client_context = None
     identity = None
 
-    def __init__(self, task: dict, channel: Channel) -> None:  # type: ignore[type-arg]
+    def __init__(self, task: dict, channel: Channel) -> None:
         self.task_id: str = task["taskId"]
         self.attempt: int = task["attempt"]
         self.deadline: float = task["deadline"]
@@ -121,7 +121,7 @@ class Context:
         print(message)
 
     @property
-    def logger(self):  # type: ignore[no-untyped-def]  # logging is imported only where it is used
+    def logger(self):  # logging is imported only where it is used
         import logging
 
         show_log_lines()
@@ -144,13 +144,13 @@ def show_log_lines() -> None:
     logging.lastResort = handler
 
 
-def load_handler():  # type: ignore[no-untyped-def]
+def load_handler():
     """`handler` of `handler.py`. Whatever its import raises comes through."""
     sys.argv = ["handler.py"]
     # -S leaves `site` out, and with it the names that scripts end themselves by.
     import builtins
 
-    builtins.exit = builtins.quit = sys.exit  # type: ignore[assignment]
+    builtins.exit = builtins.quit = sys.exit
     sys.path.insert(0, FUNCTION)
     sys.path += [SITE, OWN]
     if os.path.isdir(SITE) and any(name.endswith(".pth") for name in os.listdir(SITE)):
@@ -169,7 +169,7 @@ def load_handler():  # type: ignore[no-untyped-def]
     return handler
 
 
-def event_converter(handler):  # type: ignore[no-untyped-def]
+def event_converter(handler):
     """What makes the event that the handler's type hint asks for, or None: then it is plain JSON or bytes."""
     code = getattr(handler, "__code__", None)
     hints = getattr(handler, "__annotations__", None)
@@ -184,7 +184,7 @@ def event_converter(handler):  # type: ignore[no-untyped-def]
     return mayfly_events.converter(handler)
 
 
-def make_event(payload: bytes, content_type: str, converter):  # type: ignore[no-untyped-def]
+def make_event(payload: bytes, content_type: str, converter):
     kind = content_type.partition(";")[0].strip().lower()
     is_json = kind == JSON or kind.endswith("+json")
     if converter is not None:
@@ -196,12 +196,12 @@ def make_event(payload: bytes, content_type: str, converter):  # type: ignore[no
     return json.loads(payload) if payload else None
 
 
-def call(handler, event, context: Context):  # type: ignore[no-untyped-def]
+def call(handler, event, context: Context):
     result = handler(event, context)
     if hasattr(result, "__await__"):
         import asyncio
 
-        async def finish():  # type: ignore[no-untyped-def]  # an awaitable need not be a coroutine
+        async def finish():  # an awaitable need not be a coroutine
             return await result
 
         return asyncio.run(finish())
@@ -251,19 +251,20 @@ def run(channel: Channel) -> None:
     os.environ.update(task["env"])
     if "logging" in sys.modules:
         show_log_lines()
+    failure = result = None
     try:
         event = make_event(payload, task["contentType"], converter)
         result = call(handler, event, Context(task, channel))
     except SystemExit:
         raise
     except BaseException as error:  # noqa: BLE001 - it is the function's outcome
-        outcome = (report_failure, (channel, error))
-    else:
-        outcome = (report_result, (channel, result))
+        failure = error
     if os.getpid() != channel.pid:
         os._exit(0)  # the handler forked and its child came back here: only the parent may answer
-    report, arguments = outcome
-    report(*arguments)
+    if failure is None:
+        report_result(channel, result)
+    else:
+        report_failure(channel, failure)
 
 
 def report_result(channel: Channel, result: object) -> None:

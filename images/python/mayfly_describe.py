@@ -40,9 +40,11 @@ def _describe(load_handler: Callable[[], Any]) -> dict[str, Any]:
             about |= {"schema": converter.schema(), "acceptsBytes": converter.accepts_bytes}
     except BaseException as error:  # noqa: BLE001 - whatever the import raises is the answer
         file, line = mayfly_errors.location(error, function)
+        # What Mayfly itself has to say is a sentence; what the function's code raised also has a class.
+        message = _message(error) if file else str(error)
         if file is None and hasattr(handler, "__code__"):
             file, line = "handler.py", handler.__code__.co_firstlineno
-        return about | {"error": {"message": _message(error), "file": file, "line": line}}
+        return about | {"error": {"message": message, "file": file, "line": line}}
     return about | {"error": None}
 
 
@@ -62,4 +64,4 @@ def _message(error: BaseException) -> str:
         return f"{error}; if it is a package, name it in requirements.txt"
     if isinstance(error, SyntaxError):
         return f"{type(error).__name__}: {error.msg}"
-    return str(error) if isinstance(error, mayfly_events.HintError) else f"{type(error).__name__}: {error}"
+    return f"{type(error).__name__}: {error}"

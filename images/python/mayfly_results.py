@@ -10,7 +10,6 @@ import sys
 
 JSON = "application/json"
 BYTES = "application/octet-stream"
-MAX_DEPTH = 500
 
 
 class BadResult(Exception):
@@ -26,9 +25,18 @@ def encode(value: object) -> tuple[str, bytes]:
     try:
         text = json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"), default=_plain)
         return JSON, text.encode()
-    except (TypeError, ValueError, RecursionError) as error:
-        # Only the unhappy path pays for finding out where.
-        raise BadResult(_find(value, "result", (), 0) or f"the result is not JSON: {error}") from error
+    except RecursionError as error:
+        raise BadResult("result is nested too deeply") from error
+    except (TypeError, ValueError) as error:
+        raise BadResult(_explain(value) or f"the result is not JSON: {error}") from error
+
+
+def _explain(value: object) -> str | None:
+    """Where the fault is: only a result that has one pays for finding out."""
+    try:
+        return _find(value, "result", ())
+    except RecursionError:
+        return None
 
 
 def _content_type(value: object) -> str:
@@ -53,7 +61,7 @@ def _plain(value: object) -> object:
     raise _NotPlain
 
 
-def _find(value: object, path: str, inside: tuple[int, ...], depth: int) -> str | None:
+def _find(value: object, path: str, inside: tuple[int, ...]) -> str | None:
     """What is wrong with the first value that JSON cannot hold, or None."""
     if value is None or isinstance(value, bool | int):
         return None
@@ -63,16 +71,14 @@ def _find(value: object, path: str, inside: tuple[int, ...], depth: int) -> str 
         return _find_surrogate(value, path)
     if id(value) in inside:
         return f"{path} contains itself"
-    if depth > MAX_DEPTH:
-        return f"{path.partition('[')[0].partition('.')[0]} is nested more than {MAX_DEPTH} levels deep"
     inside = (*inside, id(value))
     if isinstance(value, dict):
-        return _find_in_dict(value, path, inside, depth)
+        return _find_in_dict(value, path, inside)
     if isinstance(value, list | tuple):
-        found = (_find(item, f"{path}[{index}]", inside, depth + 1) for index, item in enumerate(value))
+        found = (_find(item, f"{path}[{index}]", inside) for index, item in enumerate(value))
         return next(filter(None, found), None)
     try:
-        return _find(_plain(value), path, inside, depth + 1)
+        return _find(_plain(value), path, inside)
     except _NotPlain:
         kind = type(value).__name__
         article = "an" if kind[0] in "aeiouAEIOU" else "a"
@@ -80,7 +86,7 @@ def _find(value: object, path: str, inside: tuple[int, ...], depth: int) -> str 
         return f"{path} is {article} {kind}, which JSON cannot hold{hint}"
 
 
-def _find_in_dict(value: dict[object, object], path: str, inside: tuple[int, ...], depth: int) -> str | None:
+def _find_in_dict(value: dict[object, object], path: str, inside: tuple[int, ...]) -> str | None:
     for key, item in value.items():
         if not (key is None or isinstance(key, str | int | float)):
             return f"{path} has a key of type {type(key).__name__}: JSON's keys are strings"
@@ -89,7 +95,7 @@ def _find_in_dict(value: dict[object, object], path: str, inside: tuple[int, ...
         if isinstance(key, str) and (wrong := _find_surrogate(key, f"a key of {path}")):
             return wrong
         step = f".{key}" if isinstance(key, str) and key.isidentifier() else f"[{key!r}]"
-        if wrong := _find(item, path + step, inside, depth + 1):
+        if wrong := _find(item, path + step, inside):
             return wrong
     return None
 

@@ -1,0 +1,725 @@
+"""The bootstrap in a process of its own, spoken to in frames: what a handler sees and what becomes of it."""
+
+import json
+import os
+import signal
+import struct
+import subprocess
+import sys
+import sysconfig
+import textwrap
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mayfly.data import images_dir
+
+PATIENCE = 60.0
+
+
+@dataclass
+class Outcome:
+    frames: list[tuple[bytes, bytes]]
+    log: str
+    exit_code: int
+    kinds: list[bytes] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.kinds = [kind for kind, _ in self.frames]
+
+    def json(self, kind: bytes) -> Any:
+        return json.loads(self.body(kind))
+
+    def body(self, kind: bytes) -> bytes:
+        return next(body for found, body in self.frames if found == kind)
+
+    @property
+    def result(self) -> Any:
+        assert self.kinds[-2:] == [b"R", b"B"], (self.frames, self.log)
+        return self.json(b"B")
+
+    @property
+    def failure(self) -> dict[str, str]:
+        assert self.kinds[-1:] == [b"E"], (self.frames, self.log)
+        found: dict[str, str] = self.json(b"E")
+        return found
+
+
+def frame(kind: bytes, body: bytes) -> bytes:
+    return kind + struct.pack(">I", len(body)) + body
+
+
+def split(data: bytes) -> list[tuple[bytes, bytes]]:
+    frames = []
+    while data:
+        (size,) = struct.unpack(">I", data[1:5])
+        frames.append((data[:1], data[5 : 5 + size]))
+        data = data[5 + size :]
+    return frames
+
+
+class Sandbox:
+    def __init__(self, folder: Path, bootstrap: Path) -> None:
+        self.folder = folder
+        self.bootstrap = bootstrap
+
+    def write(self, handler: str, **files: str) -> None:
+        (self.folder / "handler.py").write_text(textwrap.dedent(handler))
+        for name, content in files.items():
+            (self.folder / name.replace("__", ".")).write_text(content)
+
+    def start(self, *arguments: str, **environment: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [sys.executable, "-I", "-S", "-X", "utf8", str(self.bootstrap / "bootstrap.py"), *arguments],
+            cwd=self.folder,
+            env={"PATH": os.environ["PATH"], "LANG": "C", **environment},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+
+    def run(
+        self,
+        handler: str,
+        payload: bytes = b"null",
+        content_type: str = "application/json",
+        env: dict[str, str] | None = None,
+    ) -> Outcome:
+        self.write(handler)
+        process = self.start()
+        out, log = process.communicate(task(payload, content_type, env), timeout=PATIENCE)
+        return Outcome(split(out), log.decode(), process.returncode)
+
+    def describe(self, handler: str, **files: str) -> dict[str, Any]:
+        self.write(handler, **files)
+        process = self.start("describe")
+        out, log = process.communicate(timeout=PATIENCE)
+        assert process.returncode == 0, log
+        found: dict[str, Any] = json.loads(out)
+        return found
+
+
+def task(payload: bytes, content_type: str = "application/json", env: dict[str, str] | None = None) -> bytes:
+    about = {
+        "taskId": "0199-task",
+        "taskType": "resize",
+        "attempt": 2,
+        "deadline": time.time() + 30,
+        "contentType": content_type,
+        "version": "abc123",
+        "memoryMiB": 256,
+        "env": env or {},
+    }
+    return frame(b"T", json.dumps(about).encode()) + frame(b"P", payload)
+
+
+@pytest.fixture
+def sandbox(tmp_path: Path) -> Sandbox:
+    folder, bootstrap = tmp_path / "function", tmp_path / "opt"
+    folder.mkdir()
+    bootstrap.mkdir()
+    for source in (images_dir() / "python").glob("*.py"):
+        (bootstrap / source.name).write_bytes(source.read_bytes())
+    # The packages of these tests stand for those of a function: Pydantic is among them.
+    (bootstrap / "site").symlink_to(sysconfig.get_path("purelib"))
+    return Sandbox(folder, bootstrap)
+
+
+# --- what a handler returns ---------------------------------------------------------------------------------
+
+
+def test_json_comes_back_as_json(sandbox: Sandbox) -> None:
+    done = sandbox.run("def handler(event, context): return event", '{"a":[1,2.5,null,"ü"]}'.encode())
+    assert done.kinds == [b"A", b"R", b"B"]
+    assert done.json(b"R") == {"contentType": "application/json"}
+    assert done.body(b"B") == '{"a":[1,2.5,null,"ü"]}'.encode()
+    assert done.exit_code == 0
+
+
+def test_an_async_handler_is_awaited(sandbox: Sandbox) -> None:
+    done = sandbox.run("""
+        import asyncio
+        async def handler(event, context):
+            await asyncio.sleep(0)
+            return "late"
+    """)
+    assert done.result == "late"
+
+
+@pytest.mark.parametrize(
+    ("value", "content_type", "body"),
+    [
+        ("b'\\x00\\xff'", "application/octet-stream", b"\x00\xff"),
+        ("bytearray(b'ab')", "application/octet-stream", b"ab"),
+        ("(b'<p>', 'text/html; charset=utf-8')", "text/html; charset=utf-8", b"<p>"),
+        ("('a', 'b')", "application/json", b'["a","b"]'),
+        ("None", "application/json", b"null"),
+        ("'text'", "application/json", b'"text"'),
+    ],
+)
+def test_bytes_come_back_as_bytes(sandbox: Sandbox, value: str, content_type: str, body: bytes) -> None:
+    done = sandbox.run(f"def handler(event, context): return {value}")
+    assert done.json(b"R") == {"contentType": content_type}
+    assert done.body(b"B") == body
+
+
+def test_models_and_dataclasses_are_dumped_at_any_depth(sandbox: Sandbox) -> None:
+    done = sandbox.run("""
+        import datetime
+        from dataclasses import dataclass
+        from pydantic import BaseModel
+        class Model(BaseModel):
+            when: datetime.date
+        @dataclass
+        class Pair:
+            one: Model
+            rest: tuple
+        def handler(event, context):
+            return {"pairs": [Pair(Model(when="2026-11-24"), (1, 2))]}
+    """)
+    assert done.result == {"pairs": [{"one": {"when": "2026-11-24"}, "rest": [1, 2]}]}
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("float('nan')", "result is nan, which JSON cannot hold"),
+        ("{'items': [1, {'price': float('inf')}]}", "result.items[1].price is inf, which JSON cannot hold"),
+        ("{'when': datetime.datetime.now()}", "result.when is a datetime, which JSON cannot hold"),
+        ("{1: {'a b': {1}}}", "result[1]['a b'] is a set, which JSON cannot hold"),
+        (
+            "[b'x']",
+            "result[0] is a bytes, which JSON cannot hold; return bytes alone, or as (bytes, content type)",
+        ),
+        ("{(1, 2): 3}", "result has a key of type tuple: JSON's keys are strings"),
+        ("{'a': {float('nan'): 1}}", "result.a has the key nan, which JSON cannot hold"),
+        ("'ab\\ud800'", "result holds half a surrogate pair at character 2, which UTF-8 cannot hold"),
+        ("loop", "result.again contains itself"),
+        ("deep", "result is nested too deeply"),
+        ("(b'x', 5)", 'result[1] is 5: beside bytes, a content type like "image/png" is due'),
+        ("(x for x in 'ab')", "result is a generator, which JSON cannot hold"),
+        ("object", "result is a type, which JSON cannot hold"),
+    ],
+)
+def test_what_json_cannot_hold_is_named_with_its_place(sandbox: Sandbox, value: str, message: str) -> None:
+    done = sandbox.run(f"""
+        import datetime
+        loop = {{}}
+        loop["again"] = loop
+        deep = []
+        for _ in range(100_000):
+            deep = [deep]
+        def handler(event, context):
+            return {value}
+    """)
+    assert (done.failure["type"], done.failure["message"]) == ("Function.BadResult", message)
+    assert done.exit_code == 0
+
+
+# --- how a handler fails ------------------------------------------------------------------------------------
+
+
+def test_an_exception_is_told_with_the_functions_own_frames(sandbox: Sandbox) -> None:
+    done = sandbox.run("""
+        import json
+        def inner():
+            raise ValueError("no width")
+        def handler(event, context):
+            try:
+                inner()
+            except ValueError as error:
+                raise RuntimeError("cannot resize") from error
+    """)
+    failure = done.failure
+    assert (failure["type"], failure["error"], failure["message"]) == (
+        "Function.Error", "RuntimeError", "cannot resize",
+    )  # fmt: skip
+    assert failure["traceback"].startswith('Traceback (most recent call last):\n  File "handler.py", line 7,')
+    assert "ValueError: no width" in failure["traceback"]
+    assert "bootstrap" not in failure["traceback"]
+    assert str(sandbox.folder) not in failure["traceback"]
+
+
+def test_an_async_traceback_has_no_event_loop_in_it(sandbox: Sandbox) -> None:
+    done = sandbox.run("async def handler(event, context): return 1 / 0")
+    assert done.failure["error"] == "ZeroDivisionError"
+    assert "asyncio" not in done.failure["traceback"]
+
+
+def test_long_messages_and_tracebacks_are_cut_in_the_middle(sandbox: Sandbox) -> None:
+    done = sandbox.run("def handler(event, context): raise ValueError('a' * 100_000 + 'end')")
+    for part in ("message", "traceback"):
+        assert len(done.failure[part]) <= 16 * 1024
+        assert "characters left out" in done.failure[part]
+        assert done.failure[part].rstrip().endswith("end")
+
+
+@pytest.mark.parametrize(
+    ("body", "error"),
+    [
+        ("raise MemoryError", "MemoryError"),
+        ("raise asyncio.CancelledError", "CancelledError"),
+        ("return handler(event, context)", "RecursionError"),
+        ("raise Odd('x')", "Odd"),
+        ("raise ValueError('\\ud800')", "ValueError"),
+    ],
+)
+def test_every_kind_of_exception_is_reported(sandbox: Sandbox, body: str, error: str) -> None:
+    done = sandbox.run(f"""
+        import asyncio
+        class Odd(Exception):
+            def __str__(self):
+                raise TypeError
+        def handler(event, context):
+            {body}
+    """)
+    assert done.failure["error"] == error
+
+
+@pytest.mark.parametrize(
+    ("handler", "error", "message"),
+    [
+        (
+            "import nowhere\ndef handler(event, context): pass",
+            "ModuleNotFoundError",
+            "No module named 'nowhere'",
+        ),
+        (
+            "def handler(event, context):\n  return (",
+            "SyntaxError",
+            "'(' was never closed (handler.py, line 2)",
+        ),
+        (
+            "def handle(event, context): pass",
+            "AttributeError",
+            "handler.py defines no `handler`: add `def handler(event, context): ...`",
+        ),
+        ("handler = 5", "TypeError", "`handler` in handler.py is no function"),
+    ],
+)
+def test_a_handler_that_cannot_be_imported_fails_before_it_is_armed(
+    sandbox: Sandbox, handler: str, error: str, message: str
+) -> None:
+    done = sandbox.run(handler)
+    assert done.kinds == [b"E"]
+    assert (done.failure["error"], done.failure["message"]) == (error, message)
+
+
+@pytest.mark.parametrize(("call", "code"), [("sys.exit(3)", 3), ("os._exit(4)", 4), ("exit(5)", 5)])
+def test_an_exit_is_no_result(sandbox: Sandbox, call: str, code: int) -> None:
+    done = sandbox.run(f"import os, sys\ndef handler(event, context): {call}")
+    assert (done.kinds, done.exit_code) == ([b"A"], code)
+
+
+def test_a_dispatcher_that_hangs_up_before_a_task_ends_the_sandbox(sandbox: Sandbox) -> None:
+    sandbox.write("def handler(event, context): pass")
+    process = sandbox.start()
+    out, log = process.communicate(b"", timeout=PATIENCE)
+    assert (split(out), log, process.returncode) == ([(b"A", b"{}")], b"", 0)
+
+
+def test_sigterm_lets_finally_blocks_run(sandbox: Sandbox) -> None:
+    sandbox.write("""
+        import time
+        def handler(event, context):
+            try:
+                context.progress(0.5, "started")
+                time.sleep(600)
+            finally:
+                print("cleaned up")
+    """)
+    process = sandbox.start()
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(task(b"null"))
+    process.stdin.flush()
+    assert process.stdout.read(7) == frame(b"A", b"{}")
+    assert process.stdout.read(1) == b"G"
+    process.send_signal(signal.SIGTERM)
+    _, log = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, log) == (143, b"cleaned up\n")
+
+
+# --- what a handler gets ------------------------------------------------------------------------------------
+
+
+def test_the_context_has_mayflys_names_and_lambdas(sandbox: Sandbox) -> None:
+    done = sandbox.run("""
+        import time
+        def handler(event, context):
+            names = ("task_id attempt function_name function_version invoked_function_arn memory_limit_in_mb "
+                     "aws_request_id log_group_name log_stream_name client_context identity").split()
+            left = context.get_remaining_time_in_millis()
+            assert 0 < left <= 30_000 and context.deadline > time.time()
+            return {name: getattr(context, name) for name in names}
+    """)
+    assert done.result == {
+        "task_id": "0199-task",
+        "attempt": 2,
+        "function_name": "resize",
+        "function_version": "abc123",
+        "invoked_function_arn": "arn:mayfly:lambda:local:000000000000:function:resize",
+        "memory_limit_in_mb": 256,
+        "aws_request_id": "0199-task",
+        "log_group_name": "/mayfly/resize",
+        "log_stream_name": "0199-task/2",
+        "client_context": None,
+        "identity": None,
+    }
+
+
+def test_progress_is_told_while_the_handler_runs(sandbox: Sandbox) -> None:
+    done = sandbox.run("""
+        def handler(event, context):
+            context.progress(0.25, "a quarter")
+            context.progress(1)
+    """)
+    assert done.kinds == [b"A", b"G", b"G", b"R", b"B"]
+    assert done.json(b"G") == {"fraction": 0.25, "message": "a quarter"}
+
+
+def test_progress_beyond_one_is_refused(sandbox: Sandbox) -> None:
+    done = sandbox.run("def handler(event, context): context.progress(50)")
+    assert done.failure["message"] == "progress takes a fraction from 0 to 1, not 50"
+
+
+def test_the_tasks_environment_is_there_when_the_handler_is_called(sandbox: Sandbox) -> None:
+    done = sandbox.run(
+        "import os\ndef handler(event, context): return os.environ['KEY']", env={"KEY": "secret"}
+    )
+    assert done.result == "secret"
+
+
+@pytest.mark.parametrize(
+    ("payload", "content_type", "seen"),
+    [
+        (b'{"a": 1}', "application/json; charset=utf-8", "{'a': 1}"),
+        (b"[1]", "application/vnd.x+json", "[1]"),
+        (b"", "application/json", "None"),
+        (b'{"a": 1}', "text/plain", "b'{\"a\": 1}'"),
+        (b"\xff\xd8", "image/jpeg", "b'\\xff\\xd8'"),
+    ],
+)
+def test_json_is_parsed_and_anything_else_stays_bytes(
+    sandbox: Sandbox, payload: bytes, content_type: str, seen: str
+) -> None:
+    done = sandbox.run("def handler(event, context): return repr(event)", payload, content_type)
+    assert done.result == seen
+
+
+def test_a_payload_of_many_megabytes_goes_through_both_ways(sandbox: Sandbox) -> None:
+    payload = os.urandom(6 << 20)
+    done = sandbox.run("def handler(event, context): return event", payload, "application/octet-stream")
+    assert done.body(b"B") == payload
+
+
+def test_a_hint_of_bytes_gets_json_unparsed(sandbox: Sandbox) -> None:
+    done = sandbox.run("def handler(event: bytes, context): return repr(event)", b"[1, 2]")
+    assert done.result == "b'[1, 2]'"
+
+
+TYPED = {
+    "dataclass": """
+        from dataclasses import dataclass, field
+        @dataclass
+        class Size:
+            width: int
+            height: float = 1.5
+        @dataclass
+        class Job:
+            sizes: list[Size]
+            mode: "str | None" = None
+            tags: dict[str, int] = field(default_factory=dict)
+        def handler(event: Job, context):
+            assert isinstance(event.sizes[0], Size) and isinstance(event.sizes[0].height, float)
+            return event
+    """,
+    "pydantic": """
+        from __future__ import annotations
+        from pydantic import BaseModel
+        class Size(BaseModel):
+            width: int
+            height: float = 1.5
+        class Job(BaseModel):
+            sizes: list[Size]
+            mode: str | None = None
+            tags: dict[str, int] = {}
+        async def handler(event: Job, context):
+            assert isinstance(event.sizes[0], Size)
+            return event
+    """,
+}
+
+
+@pytest.mark.parametrize("handler", TYPED.values(), ids=TYPED)
+def test_a_type_hint_makes_the_event(sandbox: Sandbox, handler: str) -> None:
+    done = sandbox.run(handler, b'{"sizes": [{"width": 3}, {"width": 4, "height": 2}], "tags": {"a": 1}}')
+    assert done.result == {
+        "sizes": [{"width": 3, "height": 1.5}, {"width": 4, "height": 2.0}],
+        "mode": None,
+        "tags": {"a": 1},
+    }
+
+
+@pytest.mark.parametrize(
+    ("payload", "message"),
+    [
+        (b'{"sizes": [{"width": "3"}]}', 'event.sizes[0].width is no integer: "3"'),
+        (b'{"sizes": [{"width": true}]}', "event.sizes[0].width is no integer: true"),
+        (b'{"sizes": {}}', "event.sizes is no array: {}"),
+        (b"{}", "event.sizes is missing"),
+        (b'{"sizes": [], "size": 1}', "event.size is unknown; there are: sizes, mode, tags"),
+        (b"5", "event is no object: 5"),
+        (b'{"sizes": [], "mode": 5}', "event.mode is no string: 5; event.mode is no null: 5"),
+    ],
+)
+def test_an_event_that_does_not_fit_is_refused_with_its_place(
+    sandbox: Sandbox, payload: bytes, message: str
+) -> None:
+    done = sandbox.run(TYPED["dataclass"], payload)
+    assert (done.failure["error"], done.failure["message"]) == ("BadEvent", message)
+
+
+# --- its log, and the streams that it does not get ----------------------------------------------------------
+
+
+def test_everything_that_is_printed_is_log(sandbox: Sandbox) -> None:
+    done = sandbox.run("""
+        import logging, os, subprocess, sys
+        print("imported")
+        def handler(event, context):
+            print("printed")
+            os.write(1, b"written\\n")
+            subprocess.run(["echo", "echoed"])
+            print("told", file=sys.stderr)
+            context.logger.info("logged %d", 1)
+            context.logger.debug("not shown")
+            logging.getLogger().warning("rooted")
+            context.log("lambda's")
+            return sys.stdin.read()
+    """)
+    assert done.result == ""
+    assert done.log.splitlines() == [
+        "imported", "printed", "written", "echoed", "told", "INFO resize: logged 1", "WARNING root: rooted",
+        "lambda's",
+    ]  # fmt: skip
+
+
+def test_lambdas_way_to_log_shows_its_lines(sandbox: Sandbox) -> None:
+    done = sandbox.run("""
+        import logging
+        logger = logging.getLogger()
+        logger.setLevel("INFO")
+        def handler(event, context):
+            logger.info("hello")
+    """)
+    assert done.log == "INFO root: hello\n"
+
+
+def test_a_child_process_inherits_no_stream_of_the_dispatcher(sandbox: Sandbox) -> None:
+    done = sandbox.run("""
+        import subprocess
+        def handler(event, context):
+            return subprocess.run(["ls", "/proc/self/fd"], capture_output=True, text=True).stdout.split()
+    """)
+    assert not {"501", "502"} & set(done.result)
+
+
+def test_a_forked_child_that_returns_gives_no_second_answer(sandbox: Sandbox) -> None:
+    done = sandbox.run("""
+        import os
+        def handler(event, context):
+            child = os.fork()
+            if child == 0:
+                return "child"
+            os.waitpid(child, 0)
+            return "parent"
+    """)
+    assert done.kinds == [b"A", b"R", b"B"]
+    assert done.result == "parent"
+
+
+def test_a_thread_left_behind_does_not_hold_the_sandbox(sandbox: Sandbox) -> None:
+    done = sandbox.run("""
+        import threading, time
+        def handler(event, context):
+            threading.Thread(target=time.sleep, args=(600,)).start()
+            return "done"
+    """)
+    assert (done.result, done.exit_code) == ("done", 0)
+
+
+# --- its description ----------------------------------------------------------------------------------------
+
+
+def test_a_plain_handler_takes_anything(sandbox: Sandbox) -> None:
+    about = sandbox.describe("print('noise')\ndef handler(event, context): return event")
+    assert about == {
+        "schema": None,
+        "acceptsBytes": True,
+        "python": f"{sys.version_info.major}.{sys.version_info.minor}",
+        "error": None,
+    }
+
+
+def test_a_dataclass_is_described(sandbox: Sandbox) -> None:
+    about = sandbox.describe(TYPED["dataclass"])
+    size = {
+        "type": "object",
+        "title": "Size",
+        "properties": {"width": {"type": "integer"}, "height": {"type": "number", "default": 1.5}},
+        "required": ["width"],
+        "additionalProperties": False,
+    }
+    assert about["acceptsBytes"] is False
+    assert about["schema"] == {
+        "type": "object",
+        "title": "Job",
+        "properties": {
+            "sizes": {"type": "array", "items": size},
+            "mode": {"anyOf": [{"type": "string"}, {"type": "null"}]},
+            "tags": {"type": "object", "additionalProperties": {"type": "integer"}},
+        },
+        "required": ["sizes"],
+        "additionalProperties": False,
+    }
+
+
+def test_a_pydantic_model_is_described_by_pydantic(sandbox: Sandbox) -> None:
+    schema = sandbox.describe(TYPED["pydantic"])["schema"]
+    assert schema["required"] == ["sizes"]
+    assert schema["properties"]["sizes"]["items"] == {"$ref": "#/$defs/Size"}
+
+
+@pytest.mark.parametrize(
+    ("hint", "schema"),
+    [
+        ("int", {"type": "integer"}),
+        ("list[str]", {"type": "array", "items": {"type": "string"}}),
+        ("dict[str, Any]", {"type": "object"}),
+        ("Literal['a', 2]", {"enum": ["a", 2]}),
+        ("Colour", {"enum": ["r", "g"]}),
+        ("int | None", {"anyOf": [{"type": "integer"}, {"type": "null"}]}),
+        (
+            "tuple[int, str]",
+            {"type": "array", "prefixItems": [{"type": "integer"}, {"type": "string"}],
+             "minItems": 2, "maxItems": 2},
+        ),
+        (
+            "Movie",
+            {"type": "object", "title": "Movie",
+             "properties": {"name": {"type": "string"}, "year": {"type": "integer"}}, "required": ["name"]},
+        ),
+        (
+            "Node",
+            {"type": "object", "title": "Node", "properties": {"next": {"anyOf": [{}, {"type": "null"}]}},
+             "required": ["next"], "additionalProperties": False},
+        ),
+        ("Annotated[int, 'pixels']", {"type": "integer"}),
+        ("datetime.date", {}),
+        ("bytes", None),
+        ("dict", None),
+        ("Any", None),
+        ("object", None),
+    ],
+)  # fmt: skip
+def test_what_a_hint_says_becomes_a_schema(sandbox: Sandbox, hint: str, schema: Any) -> None:
+    about = sandbox.describe(f"""
+        import datetime, enum
+        from dataclasses import dataclass
+        from typing import Annotated, Any, Literal, NotRequired, TypedDict
+        class Colour(enum.Enum):
+            RED = "r"
+            GREEN = "g"
+        class Movie(TypedDict):
+            name: str
+            year: NotRequired[int]
+        @dataclass
+        class Node:
+            next: "Node | None"
+        def handler(event: {hint}, context):
+            pass
+    """)
+    assert (about["error"], about["schema"]) == (None, schema)
+
+
+@pytest.mark.parametrize(
+    ("handler", "error"),
+    [
+        (
+            "def handler(event, context)\n  pass",
+            {"message": "SyntaxError: expected ':'", "file": "handler.py", "line": 1},
+        ),
+        (
+            "import os\n\nimport nowhere",
+            {
+                "message": "No module named 'nowhere'; if it is a package, name it in requirements.txt",
+                "file": "handler.py",
+                "line": 3,
+            },
+        ),
+        (
+            "import helper",
+            {"message": "ZeroDivisionError: division by zero", "file": "helper.py", "line": 2},
+        ),
+        (
+            "import os\nos.environ['KEY']",
+            {"message": "KeyError: 'KEY'", "file": "handler.py", "line": 2},
+        ),
+        (
+            "import sys\nsys.exit(3)",
+            {
+                "message": "handler.py ended the process while it was imported (exit code 3)",
+                "file": "handler.py",
+                "line": 2,
+            },
+        ),
+        (
+            "\ndef handler(event): pass",
+            {
+                "message": "handler takes two arguments: `def handler(event, context): ...`",
+                "file": "handler.py",
+                "line": 2,
+            },
+        ),
+        (
+            "def handler(event: Nowhere, context): pass",
+            {"message": "NameError: name 'Nowhere' is not defined", "file": "handler.py", "line": 1},
+        ),
+        (
+            "\ndef handler(event: 'Nowhere', context): pass",
+            {
+                "message": "the type hint on `event` cannot be read: name 'Nowhere' is not defined",
+                "file": "handler.py",
+                "line": 2,
+            },
+        ),
+        (
+            "x = 1",
+            {
+                "message": "handler.py defines no `handler`: add `def handler(event, context): ...`",
+                "file": None,
+                "line": None,
+            },
+        ),
+    ],
+)
+def test_a_broken_handler_is_described_with_file_and_line(
+    sandbox: Sandbox, handler: str, error: dict[str, Any]
+) -> None:
+    assert sandbox.describe(handler, helper__py="\n1 / 0\n")["error"] == error
+
+
+def test_it_is_armed_before_it_imports_what_only_a_task_needs(sandbox: Sandbox) -> None:
+    """What the start of every sandbox waits for: the interpreter, and nothing that is slow to import."""
+    done = sandbox.run("""
+        import sys
+        slow = {"json", "logging", "asyncio", "typing", "re", "inspect", "signal", "traceback"}
+        at_import = sorted(slow & set(sys.modules))
+        def handler(event, context):
+            return at_import
+    """)
+    assert done.result == []
