@@ -184,7 +184,7 @@ class Finished(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, 
 Event = Claimed | Finished
 
 _envelope_decoder = msgspec.json.Decoder(Envelope)
-_event_decoder = msgspec.json.Decoder(Event)
+_event_decoder: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
 _encoder = msgspec.json.Encoder()
 
 
