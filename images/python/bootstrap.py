@@ -175,10 +175,11 @@ def event_converter(handler):
     hints = getattr(handler, "__annotations__", None)
     if not hints:
         return None
-    if code is not None:
-        first = code.co_varnames[0] if code.co_argcount else ""
-        if hints.get(first, dict) in (dict, list, object):
-            return None
+    plain_function = (
+        code is not None and not hasattr(handler, "__wrapped__") and not hasattr(handler, "__self__")
+    )
+    if plain_function and code.co_argcount and hints.get(code.co_varnames[0], dict) in (dict, list, object):
+        return None
     import mayfly_events
 
     return mayfly_events.converter(handler)

@@ -451,6 +451,28 @@ TYPED = {
             assert isinstance(event.sizes[0], Size)
             return event
     """,
+    "decorated": """
+        import functools
+        from dataclasses import dataclass, field
+        @dataclass
+        class Job:
+            sizes: list
+            mode: str | None = None
+            tags: dict[str, int] = field(default_factory=dict)
+        def logged(function):
+            @functools.wraps(function)
+            def wrapper(*arguments):
+                return function(*arguments)
+            return wrapper
+        class Shop:
+            @logged
+            def handle(self, event: Job, context):
+                assert isinstance(event, Job)
+                sizes = [{"height": 1.5} | size for size in event.sizes]
+                sizes[1]["height"] = 2.0
+                return {"sizes": sizes, "mode": event.mode, "tags": event.tags}
+        handler = Shop().handle
+    """,
 }
 
 
