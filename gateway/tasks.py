@@ -9,6 +9,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
+from gateway.announcing import Announcer
 from gateway.bodies import is_media_type
 from gateway.errors import Problem
 from gateway.functions import Functions
@@ -20,7 +21,7 @@ from gateway.responses import json_response
 from gateway.submissions import Submission, read_submission
 from gateway.views import task_view
 from gateway.waiting import Record, Waiters
-from mayfly.errors import BlobNotFound, LogUnavailable, ReadModelUnavailable
+from mayfly.errors import BlobNotFound, LogUnavailable
 from mayfly.function import Function
 from mayfly.settings import Settings
 from mayfly.task import TERMINAL, Envelope, encode, is_task_id, new_task_id
@@ -46,6 +47,7 @@ class Tasks:
         self._functions = functions
         self._commands = commands
         self._read_model = read_model
+        self._announcer = Announcer(read_model)
         self._blobs = blobs
         self._waiters = waiters
         self._metrics = metrics
@@ -143,8 +145,6 @@ class Tasks:
     async def _show(
         self, function: Function, envelope: Envelope, submission: Submission, appended: Appended
     ) -> None:
-        """The first QUEUED, so that the client finds its task at once. The log is what counts: a read model
-        that is down takes nothing from the acceptance, and learns of the task from the log later."""
         queued = QueuedTask(
             task_id=envelope.task_id,
             task_type=function.name,
@@ -159,12 +159,7 @@ class Tasks:
             tags=submission.tags,
             timeout_seconds=submission.timeout_seconds,
         )
-        try:
-            await self._read_model.queued(queued)
-        except ReadModelUnavailable as error:
-            log.warning(
-                "an accepted task is not shown yet", extra={"task_id": envelope.task_id, "reason": str(error)}
-            )
+        await self._announcer.announce(queued)
 
     # --- bytes
 

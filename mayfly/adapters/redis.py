@@ -112,9 +112,9 @@ class ReadModel:
 
     # --- writing from the log
 
-    async def queued(self, task: QueuedTask) -> None:
-        """A command was accepted: its facts, and QUEUED if nothing is known of it yet."""
-        await self.project([task], [], queue=task.queue, checkpoints={})
+    async def queued(self, *tasks: QueuedTask) -> None:
+        """Commands were accepted: their facts, and QUEUED for each that nothing is known of yet."""
+        await self.project(tasks, [], queue="", checkpoints={})
 
     async def project(
         self,

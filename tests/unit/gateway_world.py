@@ -64,6 +64,8 @@ class ReadModel:
     heartbeats: list[dict[str, Any]] = field(default_factory=list)
     asked: list[dict[str, Any]] = field(default_factory=list)
     next_cursor: str | None = None
+    batches: list[int] = field(default_factory=list)
+    hangs: bool = False
     reads: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     told: "asyncio.Queue[tuple[str, str] | None]" = field(default_factory=asyncio.Queue)
 
@@ -71,9 +73,14 @@ class ReadModel:
         if self.down:
             raise ReadModelUnavailable(self.down)
 
-    async def queued(self, task: QueuedTask) -> None:
+    async def queued(self, *tasks: QueuedTask) -> None:
         self._answer()
-        self.hashes[task.task_id] = {**task.fields(), "status": "QUEUED"}
+        self.batches.append(len(tasks))
+        if self.hangs:
+            await asyncio.Event().wait()
+        await asyncio.sleep(0)
+        for task in tasks:
+            self.hashes[task.task_id] = {**task.fields(), "status": "QUEUED"}
 
     async def get(self, task_id: str) -> dict[str, str] | None:
         self._answer()

@@ -279,6 +279,24 @@ async def test_a_read_model_that_is_down_does_not_fail_a_post(world: World) -> N
     assert len(world.commands.records) == 1
 
 
+async def test_a_read_model_that_hangs_does_not_hold_a_post(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.announcing.PATIENCE_SECONDS", 0.01)
+    monkeypatch.setattr("gateway.announcing.MAX_WAITING", 2)
+    world.read_model.hangs = True
+    answers = await asyncio.gather(*(world.post() for _ in range(10)))
+    assert {answer.status_code for answer in answers} == {202}
+    assert len(world.commands.records) == 10
+
+
+async def test_tasks_that_come_together_are_shown_by_few_writes(world: World) -> None:
+    answers = await asyncio.gather(*(world.post() for _ in range(50)))
+    assert set(world.read_model.hashes) == {answer.json()["taskId"] for answer in answers}
+    assert sum(world.read_model.batches) == 50
+    assert len(world.read_model.batches) < 50
+
+
 async def test_a_store_that_is_down_fails_a_large_payload_before_it_is_queued(world: World) -> None:
     world.blobs.down = "refused"
     answer = await world.post(payload="x" * 70 * KIB)
