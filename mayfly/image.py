@@ -97,7 +97,7 @@ def build_image(
     """
     log: list[str] = []
     step = 0
-    built = ""
+    built, fault = "", None
     with engine_errors():
         events: Iterator[dict[str, Any]] = client.api.build(
             fileobj=context.stream(),
@@ -115,9 +115,11 @@ def build_image(
                 step += text.startswith("Step ")
                 log.append(text)
             built = event.get("aux", {}).get("ID", built)
-            if "error" in event:
-                tail = "\n".join("".join(log).rstrip().splitlines()[-LOG_LINES:])
-                raise BuildFailed(str(event["error"]).strip(), step=step, log=tail)
+            fault = event.get("error", fault)
+    # Only now: a stream that is not read to its end keeps its connection.
+    if fault is not None:
+        tail = "\n".join("".join(log).rstrip().splitlines()[-LOG_LINES:])
+        raise BuildFailed(str(fault).strip(), step=step, log=tail)
     return built
 
 

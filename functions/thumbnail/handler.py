@@ -5,7 +5,7 @@ from io import BytesIO
 
 from PIL import Image, ImageOps
 
-# A small file can hold a huge picture. This one needs 200 MB of memory, four bytes a pixel.
+# A small file can hold a huge picture; at four bytes a pixel this one needs 200 MB of memory.
 Image.MAX_IMAGE_PIXELS = 50_000_000
 
 
@@ -15,10 +15,8 @@ def handler(event: bytes, context):
         if picture.width * picture.height > Image.MAX_IMAGE_PIXELS:
             raise ValueError(f"{picture.width} x {picture.height} pixels are too many")
         context.logger.info("%s, %d x %d", picture.format, picture.width, picture.height)
-        picture.draft("RGB", (size, size))  # a JPEG is then decoded at about the size that is needed
-        upright = ImageOps.exif_transpose(picture)
-    upright.thumbnail((size, size))
-    return encode(upright)
+        picture.thumbnail((size, size))  # a JPEG is decoded at about the size that is needed
+        return encode(ImageOps.exif_transpose(picture))
 
 
 def encode(picture: Image.Image) -> tuple[bytes, str]:
