@@ -17,7 +17,7 @@ from mayfly import telemetry
 from mayfly.errors import SettingsError
 from mayfly.settings import Settings
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("gateway")
 
 GRACE_SECONDS = 15
 """How long requests that are under way may go on after SIGTERM: longer than the log takes to acknowledge."""
@@ -42,6 +42,7 @@ async def serve(settings: Settings) -> None:
     failures: list[SettingsError] = []
 
     def stop() -> None:
+        log.info("stopping")
         gateway.waiters.close()
         server.stop()
 
@@ -59,6 +60,7 @@ async def serve(settings: Settings) -> None:
             lifespan="on",
             access_log=False,
             log_config=None,
+            log_level="warning",
             server_header=False,
             proxy_headers=False,
             timeout_graceful_shutdown=GRACE_SECONDS,
