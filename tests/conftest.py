@@ -9,7 +9,7 @@ import shutil
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ import httpx
 import pytest
 
 from mayfly.settings import Settings
-from mayfly.stack import Running, environment, running
+from mayfly.stack import PartState, Running, environment, running
 from mayfly.stack.engine import Engine
 from mayfly.stack.home import Home
 from mayfly.stack.packages import install
@@ -61,8 +61,8 @@ class LiveStack:
     def output(self) -> str:
         return self.process.last_words(200)
 
-    def pid(self, name: str) -> int | None:
-        return next(part.pid for part in self.record.parts if part.name == name)
+    def part(self, name: str) -> PartState:
+        return next(part for part in self.record.parts if part.name == name)
 
     def until_up(self) -> "LiveStack":
         deadline = time.monotonic() + PATIENCE
@@ -72,6 +72,13 @@ class LiveStack:
             time.sleep(0.05)
         return self
 
+    def until_ended(self) -> int:
+        deadline = time.monotonic() + PATIENCE
+        while self.process.exit_code is None:
+            assert time.monotonic() < deadline, self.output
+            time.sleep(0.05)
+        return self.process.exit_code
+
     def stop(self) -> None:
         asyncio.run(self.process.end(90))
 
@@ -79,12 +86,19 @@ class LiveStack:
 StartStack = Callable[..., LiveStack]
 
 
-def launch(what: str, directory: Path, functions: Path, *arguments: str, **variables: str) -> LiveStack:
+def launch(
+    what: str,
+    directory: Path,
+    functions: Path,
+    *arguments: str,
+    variables: Mapping[str, str],
+    usual_ports: bool = False,
+) -> LiveStack:
     """`python -m mayfly.stack`, without any setting of whoever runs the tests, and with these variables."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("MAYFLY_")}
     kept = {name: os.environ[name] for name in ("MAYFLY_CACHE", "MAYFLY_DOCKER_HOST") if name in os.environ}
-    command = [sys.executable, "-m", "mayfly.stack", what, "--dir", str(directory), "--free-ports"]
-    command += ["--functions", str(functions), *arguments]
+    command = [sys.executable, "-m", "mayfly.stack", what, "--dir", str(directory)]
+    command += ["--functions", str(functions), *([] if usual_ports else ["--free-ports"]), *arguments]
     process = Process(
         Home(directory.parent / f"{directory.name}-up"), "up", command, {**env, **kept, **variables}
     )
@@ -96,12 +110,11 @@ def start_stack(tmp_path: Path) -> Iterator[StartStack]:
     """Starts stacks of the test's own, all in one directory: `start_stack("parts", MAYFLY_KAFKA="...")`."""
     started: list[LiveStack] = []
 
-    def start(
-        what: str = "up", *arguments: str, directory: Path | None = None, **variables: str
-    ) -> LiveStack:
-        where = directory or tmp_path / "stack"
-        started.append(launch(what, where, tmp_path / "functions", *arguments, **variables))
-        return started[-1]
+    def start(what: str, *arguments: str, usual_ports: bool = False, **variables: str) -> LiveStack:
+        directory, functions = tmp_path / "stack", tmp_path / "functions"
+        stack = launch(what, directory, functions, *arguments, variables=variables, usual_ports=usual_ports)
+        started.append(stack)
+        return stack
 
     yield start
     for stack in reversed(started):
@@ -112,7 +125,7 @@ def start_stack(tmp_path: Path) -> Iterator[StartStack]:
 def stack_parts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveStack]:
     """Kafka, Redis and S3."""
     base = tmp_path_factory.mktemp("parts")
-    stack = launch("parts", base / "stack", base / "functions")
+    stack = launch("parts", base / "stack", base / "functions", variables={})
     try:
         yield stack.until_up()
     finally:
@@ -164,7 +177,7 @@ def mayfly(
     base = tmp_path_factory.mktemp("mayfly")
     shutil.copytree(REPOSITORY / "functions", base / "functions")
     parts = {name: value for name, value in stack_parts.environment.items() if name.startswith(PARTS)}
-    stack = launch("up", base / "stack", base / "functions", "--mail", **parts)
+    stack = launch("up", base / "stack", base / "functions", "--mail", variables=parts)
     try:
         stack.until_up()
         with httpx.Client(base_url=stack.url, timeout=60, trust_env=False) as http:

@@ -1,7 +1,9 @@
 """The functions' folder, watched: what is in it is built and in the catalog within two seconds."""
 
 import asyncio
+import os
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -14,6 +16,7 @@ from mayfly.adapters.kafka import Catalog, Log, publish
 from mayfly.base_image import ensure_base
 from mayfly.build import build, function_folders
 from mayfly.errors import FunctionError, MayflyError, StackError
+from mayfly.folder import LEFT_OUT, is_function
 from mayfly.function import Function
 from mayfly.settings import Settings
 from mayfly.stack.home import Home
@@ -28,6 +31,13 @@ RETRY_SECONDS: Final = 2.0
 BUILDS: Final = 2
 """Builds at once."""
 BUILD_TIMEOUT: Final = 900
+
+
+Stamp = frozenset[tuple[str, int, int]]
+"""Of a folder: its files' names, sizes in bytes, and times of change in nanoseconds."""
+
+NOTHING: Final[Stamp] = frozenset()
+"""No function's folder is empty."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +62,7 @@ class Deployer:
         self._say = say
         self._state: dict[str, Deployed] = {state.name: state for state in deployed(home)}
         self._published: dict[str, Function] = {}
+        self._seen: dict[str, Stamp] = {}
         self._builds = asyncio.Semaphore(BUILDS)
         self._settling: dict[str, asyncio.Task[None]] = {}
         self._touched: set[str] = set()
@@ -62,14 +73,18 @@ class Deployer:
         await self._ensure_base()
         await self._log.start()
         await self._catalog.start()
+        # A function that was deployed before and is gone since has changed, too.
+        self._seen = dict.fromkeys(self._state, NOTHING)
+        self._look()
         self._watch = asyncio.create_task(self._watching())
-        # The watch is set up before the folder is read for the first time: no change falls in between.
-        await asyncio.sleep(0)
-        for name in self._present() | set(self._state):
-            self._touch(name)
         await asyncio.gather(*self._settling.values())
         serving = [state.name for state in self._state.values() if state.version]
         self._say(f"functions: {', '.join(sorted(serving)) or 'none yet'}; {self._folder} is watched")
+
+    async def keep(self) -> None:
+        """Goes on until it is cancelled."""
+        assert self._watch is not None
+        await self._watch
 
     async def stop(self) -> None:
         tasks = [task for task in (self._watch, *self._settling.values()) if task is not None]
@@ -105,33 +120,43 @@ class Deployer:
         while True:
             if self._folder.is_dir():
                 await self._watch_folder()
+            self._look()
             await asyncio.sleep(LOOK_MS / 1000)
 
     async def _watch_folder(self) -> None:
-        known = self._present()
-        changes = awatch(
-            self._folder, step=QUIET_MS, rust_timeout=LOOK_MS, yield_on_timeout=True, raise_interrupt=False
-        )
-        async for batch in changes:
-            paths = [Path(path).relative_to(self._folder) for _, path in batch]
-            present = self._present()
-            for name in {path.parts[0] for path in paths if path.parts} | (present ^ known):
-                self._touch(name)
-            known = present
+        """Returns when the folder is gone."""
+        changes = awatch(self._folder, step=QUIET_MS, rust_timeout=LOOK_MS, yield_on_timeout=True)
+        async for _ in changes:
+            self._look()
             if not self._folder.is_dir():
                 return
 
-    def _present(self) -> set[str]:
-        return {path.name for path in function_folders(self._folder)}
+    def _look(self) -> None:
+        """Deploys what differs from the last look.
+
+        What was heard of only says when to look: of a folder that is copied here, the files that came
+        before it was watched itself are never heard of.
+        """
+        seen = {path.name: _stamp(path) for path in function_folders(self._folder)}
+        before = self._seen
+        self._seen = seen
+        for name in sorted(seen.keys() | before.keys()):
+            if seen.get(name) != before.get(name):
+                self._touch(name)
 
     def _touch(self, name: str) -> None:
         """Deploys the function, once more if that is under way."""
         self._touched.add(name)
         if name not in self._settling:
-            task = self._settling[name] = asyncio.create_task(self._settle(name))
-            task.add_done_callback(lambda _: self._settling.pop(name, None))
+            self._settling[name] = asyncio.create_task(self._settle(name))
 
     async def _settle(self, name: str) -> None:
+        try:
+            await self._deploy_until_untouched(name)
+        finally:
+            del self._settling[name]
+
+    async def _deploy_until_untouched(self, name: str) -> None:
         while name in self._touched:
             self._touched.discard(name)
             try:
@@ -147,7 +172,7 @@ class Deployer:
     # --- what is done about it
 
     async def _deploy(self, name: str) -> None:
-        if name not in self._present():
+        if not is_function(self._folder / name):
             await self._retire(name)
             return
         began = time.monotonic()
@@ -204,6 +229,25 @@ def deployed(home: Home) -> list[Deployed]:
     """What the stack of this directory has deployed, by name, with what is broken about it."""
     found: Any = home.read_json("functions.json")
     return [Deployed(**entry) for entry in found] if isinstance(found, list) else []
+
+
+def _stamp(folder: Path) -> Stamp:
+    return frozenset(_files(str(folder)))
+
+
+def _files(folder: str) -> Iterator[tuple[str, int, int]]:
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    if entry.name not in LEFT_OUT:
+                        yield from _files(entry.path)
+                elif entry.name != ".env":
+                    found = entry.stat(follow_symlinks=False)
+                    yield entry.path, found.st_size, found.st_mtime_ns
+    except OSError:
+        # It went away while it was read: the next look sees what is left.
+        return
 
 
 def _now(function: Function, **changes: Any) -> Function:

@@ -52,6 +52,7 @@ class S3(Part):
 
     def environment(self) -> dict[str, str]:
         if self.given:
+            # Its keys are in the same environment as its address.
             return {"MAYFLY_S3_ENDPOINT": self.given}
         return {
             "MAYFLY_S3_ENDPOINT": self.address,

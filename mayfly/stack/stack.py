@@ -115,6 +115,8 @@ class Stack:
         async with asyncio.TaskGroup() as group:
             for part in self._all:
                 group.create_task(self._keep(part))
+            if self._deployer is not None:
+                group.create_task(self._deployer.keep())
 
     # --- what it is made of
 
@@ -124,8 +126,10 @@ class Stack:
         return list(await asyncio.gather(*states))
 
     def environment(self) -> dict[str, str]:
-        """The settings by which services and tools find this stack."""
-        found = {"MAYFLY_STATE_DIR": str(self.home.path)}
+        """The settings by which services and tools find this stack, with those that it was given itself."""
+        names = (f"MAYFLY_{name.upper()}" for name in Settings.model_fields)
+        found = {name: self._environ[name] for name in names if self._environ.get(name)}
+        found["MAYFLY_STATE_DIR"] = str(self.home.path)
         if self.functions is not None:
             found["MAYFLY_FUNCTIONS_DIR"] = str(self.functions.resolve())
         for part in self._infrastructure:
