@@ -1,0 +1,104 @@
+"""Several dispatchers, one queue: they share the work, and none of it is lost when one of them goes."""
+
+import signal
+
+from mayfly.adapters.s3 import Blobs
+from mayfly.client import Client
+from mayfly.function import Function
+from mayfly.task import Status
+from tests.e2e.conftest import Fleet, eventually
+
+
+def submit(client: Client, count: int, *, seconds: float) -> list[str]:
+    return [client.submit("sleeper", {"index": i, "seconds": seconds}).task_id for i in range(count)]
+
+
+def wait_for_all(client: Client, ids: list[str]) -> None:
+    for index, task_id in enumerate(ids):
+        task = client.wait(task_id, timeout=240)
+        assert task.status is Status.COMPLETED, (task_id, task.error)
+        assert task.result["index"] == index
+
+
+async def expect_one_outcome_each(fleet: Fleet, ids: list[str]) -> None:
+    """By the log itself: one outcome that counts for each task, and its result in S3 with the hash named."""
+    blobs = Blobs(fleet.settings)
+    outcomes = fleet.attempts().outcomes
+    assert {task_id: len(outcomes[task_id]) for task_id in ids} == dict.fromkeys(ids, 1)
+    for task_id in ids:
+        result = outcomes[task_id][0].outcome.result
+        assert result is not None
+        stored = await blobs.put(f"check/{task_id}", await blobs.get(result.blob.key), "text/plain")
+        assert (stored.size, stored.sha256) == (result.blob.size, result.blob.sha256)
+
+
+async def test_three_dispatchers_share_300_tasks_and_each_completes_once(
+    fleet: Fleet, sleeper: Function
+) -> None:
+    client = fleet.gateway()
+    fleet.dispatchers(3)
+    ids = submit(client, 300, seconds=0)
+    wait_for_all(client, ids)
+    await expect_one_outcome_each(fleet, ids)
+    attempts = fleet.attempts()
+    assert all(len(attempts.claims[task_id]) == 1 for task_id in ids), "nothing ran twice"
+    workers = {attempts.claims[task_id][0].dispatcher for task_id in ids}
+    assert len(workers) == 3, "each of them had a part of it"
+
+
+async def test_a_dispatcher_that_is_told_to_stop_lets_its_tasks_finish_and_loses_none(
+    fleet: Fleet, sleeper: Function
+) -> None:
+    client = fleet.gateway()
+    first, _ = fleet.dispatchers(2)
+    ids = submit(client, 40, seconds=0.3)
+    eventually(lambda: sum(len(one) for one in fleet.attempts().outcomes.values()) >= 10, "half-way")
+    first.signal(signal.SIGTERM)
+    assert first.exit_code() == 0
+    wait_for_all(client, ids)
+    await expect_one_outcome_each(fleet, ids)
+    attempts = fleet.attempts()
+    assert all(len(attempts.claims[task_id]) == 1 for task_id in ids), "nothing had to run again"
+
+
+async def test_what_a_killed_dispatcher_ran_runs_again_under_a_higher_attempt(
+    fleet: Fleet, sleeper: Function
+) -> None:
+    client = fleet.gateway()
+    first, second = fleet.dispatchers(2)
+    ids = submit(client, 30, seconds=1)
+    names = {worker.address: worker.id for worker in client.workers()}
+    victim = names[first.url]
+
+    def runs_two() -> bool:
+        attempts = fleet.attempts()
+        held = [t for t, claims in attempts.claims.items() if claims[-1].dispatcher == victim]
+        return len([task_id for task_id in held if not attempts.outcomes[task_id]]) >= 2
+
+    eventually(runs_two, "the victim is at work on two tasks")
+    first.signal(signal.SIGKILL)
+    wait_for_all(client, ids)
+    await expect_one_outcome_each(fleet, ids)
+    attempts = fleet.attempts()
+    again = [task_id for task_id in ids if len(attempts.claims[task_id]) > 1]
+    assert again, "what it ran was taken over"
+    for task_id in again:
+        assert [claim.attempt for claim in attempts.claims[task_id]] == [1, 2]
+        assert client.get(task_id).attempt == 2
+    assert second.process.poll() is None
+
+
+async def test_no_sandbox_outlives_a_killed_dispatcher_once_another_starts_here(
+    fleet: Fleet, sleeper: Function, docker_engine: object
+) -> None:
+    client = fleet.gateway()
+    (first,) = fleet.dispatchers(1)
+    (task_id,) = submit(client, 1, seconds=60)
+    containers = docker_engine.containers  # type: ignore[attr-defined]
+    mine = {"label": f"mayfly.task={task_id}"}
+    eventually(lambda: len(containers.list(filters=mine)) == 1, "the sandbox runs")
+    first.signal(signal.SIGKILL)
+    first.exit_code()
+    assert len(containers.list(filters=mine)) == 1, "nobody was there to remove it"
+    fleet.dispatchers(1)
+    assert containers.list(all=True, filters=mine) == []
