@@ -120,6 +120,8 @@ def main() -> None:
     trial = msgspec.json.decode(sys.stdin.buffer.read(), type=Trial)
     try:
         verdict = asyncio.run(run(trial, Settings()))
+    except KeyboardInterrupt:
+        sys.exit(130)
     except MayflyError as error:
         verdict = Verdict(trouble=str(error), mend=getattr(error, "mend", None))
     sys.stdout.buffer.write(msgspec.json.encode(verdict))

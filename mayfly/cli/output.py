@@ -30,8 +30,8 @@ def fail(message: str, *, hint: str | None = None, code: int) -> NoReturn:
 
 
 def show(text: str) -> None:
-    """Text as a result."""
-    print(_printable(text, sys.stdout.isatty()))
+    """Text as a result. Flushed, since `up` prints one and then goes on."""
+    print(_printable(text, sys.stdout.isatty()), flush=True)
 
 
 def show_json(value: Any) -> None:

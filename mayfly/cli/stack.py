@@ -58,7 +58,7 @@ def up(
             meanwhile.stop()
             say(f"the gateway is at {stack.gateway}; Ctrl-C stops everything")
             if json:
-                show_json({"gateway": stack.gateway, "parts": await stack.parts()})
+                show_json({"gateway": stack.gateway, "parts": [_plain(part) for part in await stack.parts()]})
             return True
 
         asyncio.run(serve(stack, ready))
@@ -87,6 +87,8 @@ def status(directory: Directory = None, json: Json = False, url: Url = None) -> 
     from mayfly.client import ClientError
 
     parts = [] if url else _states(directory)
+    if not parts and not url:
+        say("no stack is up here; `mayfly up` starts one")
     with connect(url or next((part.address for part in parts if part.name == "gateway"), None)) as client:
         address = client.url
         try:
@@ -96,7 +98,8 @@ def status(directory: Directory = None, json: Json = False, url: Url = None) -> 
     ready = set(needs.values()) <= {"ready"} and all(part.ready for part in parts)
     if json:
         gateway = {"address": address, "needs": needs}
-        show_json({"ready": ready, "gateway": gateway, "parts": parts, "workers": alive})
+        plain = [_plain(part) for part in parts]
+        show_json({"ready": ready, "gateway": gateway, "parts": plain, "workers": alive})
     else:
         show_table(("PART", "ADDRESS", "PID", "HEALTH"), _part_rows(parts, address, needs))
         show("")
@@ -124,6 +127,18 @@ def _states(directory: Path | None) -> "list[PartState]":
 
     home = directory or nearest_home()
     return list(asyncio.run(states(home))) if home else []
+
+
+def _plain(part: "PartState") -> dict[str, object]:
+    return {
+        "name": part.name,
+        "address": part.address,
+        "pid": part.pid,
+        "health": part.health,
+        "startedBy": part.started_by,
+        "data": part.data,
+        "log": part.log,
+    }
 
 
 def _part_rows(

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import pty
+import signal
 import subprocess
 import sys
 import time
@@ -13,8 +14,8 @@ from typing import Any
 
 import docker
 import pytest
+from cli_command import MAYFLY, remove_images
 
-MAYFLY = [sys.executable, "-c", "from mayfly.cli import main; main()"]
 Mayfly = Callable[..., subprocess.CompletedProcess[bytes]]
 
 
@@ -41,13 +42,7 @@ def mayfly(tmp_path: Path) -> Mayfly:
 def images_are_removed() -> Iterator[None]:
     """The functions of this module are named `clitest-...`."""
     yield
-    client = docker.from_env()
-    try:
-        for image in client.images.list():
-            if any(tag.startswith("mayfly/fn-clitest-") for tag in image.tags):
-                client.images.remove(image.id, force=True)
-    finally:
-        client.close()
+    remove_images("clitest-")
 
 
 def on_a_terminal(args: list[str], cwd: Path) -> str:
@@ -169,6 +164,38 @@ def test_a_run_leaves_no_container(mayfly: Mayfly) -> None:
     client = docker.from_env()
     try:
         assert client.containers.list(all=True, filters={"label": "mayfly.function=clitest-left"}) == []
+    finally:
+        client.close()
+
+
+def test_ctrl_c_takes_the_sandbox_away(mayfly: Mayfly, tmp_path: Path) -> None:
+    folder = tmp_path / "functions/clitest-endless"
+    folder.mkdir(parents=True)
+    (folder / "handler.py").write_text(
+        "import time\ndef handler(event, context):\n"
+        "    context.progress(0.5, 'running')\n    time.sleep(600)\n"
+    )
+    # Whoever runs the tests in the background has SIGINT ignored, and that is inherited.
+    as_in_a_shell = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    python, option, program = MAYFLY
+    with subprocess.Popen(
+        [python, option, as_in_a_shell + program, "run", "clitest-endless"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    ) as child:
+        assert child.stderr is not None
+        while (line := child.stderr.readline()) != b"50% running\n":
+            assert line, "the function did not start"
+        # As a terminal does: to every process of the command.
+        os.killpg(child.pid, signal.SIGINT)
+        rest = child.communicate(timeout=120)[1]
+    assert child.returncode == 130
+    assert b"Traceback" not in rest
+    client = docker.from_env()
+    try:
+        assert client.containers.list(all=True, filters={"label": "mayfly.function=clitest-endless"}) == []
     finally:
         client.close()
 
