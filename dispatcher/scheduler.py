@@ -4,7 +4,8 @@ A lane with nothing to do lends its share to the others, so none of them starves
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
+from contextlib import suppress
 from typing import Any
 
 import structlog
@@ -62,14 +63,12 @@ class Scheduler:
         self._wake.set()
 
     async def run(self) -> None:
-        """Start what can be started, whenever something has changed; look after the parked now and then."""
+        """Start what can be started, whenever something has changed, and now and then to see who is gone."""
         while not self._stopped:
             self._wake.clear()
-            self._fill(self._next)
-            try:
+            self._fill()
+            with suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), self._interval)
-            except TimeoutError:
-                self._fill(self._takeover)
 
     async def stop(self, grace: float) -> None:
         """Claim nothing more, let what runs finish within `grace` seconds, then let go of the rest."""
@@ -85,8 +84,9 @@ class Scheduler:
                 log.warning("tasks did not finish in time and will run elsewhere", count=len(late))
                 await asyncio.wait(late)
 
-    def _fill(self, find: "Callable[[], tuple[Partition, Command, Claim] | None]") -> None:
-        while self._may_start() and (found := find()):
+    def _fill(self) -> None:
+        # Takeovers first: behind a long backlog they would wait for ever.
+        while self._may_start() and (found := self._takeover() or self._next()):
             self._start(self._executor.run(*found), found[1])
 
     def _may_start(self) -> bool:
