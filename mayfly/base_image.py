@@ -152,7 +152,7 @@ def _sources() -> list[str]:
 def _probe(client: docker.DockerClient, image: str) -> tuple[str, str]:
     """The Python version in an image, and its platform."""
     try:
-        output = client.containers.run(image, ["python3", "-c", PROBE], network_mode="none", remove=True)
+        output = client.containers.run(image, ["python3", "-c", PROBE], network_disabled=True, remove=True)
     except (DockerException, RequestException) as error:
         raise StackError(f"Python does not start in the base image: {error}") from error
     version, machine, libc = json.loads(output)

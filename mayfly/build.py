@@ -5,6 +5,7 @@ to import, so a tag that is there needs neither a build nor a look. A function's
 their own below it: code that changes does not resolve, copy or compile them again.
 """
 
+import base64
 import hashlib
 import json
 import re
@@ -23,7 +24,7 @@ from mayfly.errors import FunctionError
 from mayfly.example import read_examples
 from mayfly.folder import Folder, is_function, read_folder
 from mayfly.function import Function
-from mayfly.image import BuildFailed, Context, Image, build_image, engine_errors, find_image
+from mayfly.image import BuildFailed, Context, Image, build_image, engine_errors, find_image, tag_image
 from mayfly.packages import install_packages
 
 Progress = Callable[[str], None]
@@ -38,18 +39,20 @@ PACKAGES_DOCKERFILE: Final = """\
 ARG BASE
 FROM ${BASE}
 COPY site/ /opt/mayfly/site/
-USER root
 # A package may carry files for other Pythons: one that does not compile is left as it is.
 RUN python3 -m compileall -qq --invalidation-mode unchecked-hash /opt/mayfly/site || true
-USER 65532:65532
 """
 
 FUNCTION_DOCKERFILE: Final = """\
 ARG BASE
 FROM ${BASE}
 COPY function/ /function/
-USER root
-RUN python3 -m compileall -qq --invalidation-mode unchecked-hash /function || true
+"""
+
+DESCRIBED_DOCKERFILE: Final = """\
+ARG BASE
+FROM ${BASE}
+COPY compiled/ /function/
 USER 65532:65532
 """
 
@@ -129,7 +132,7 @@ def _version(folder: Folder, base: Base) -> str:
         if "mayfly/" in (folder.path / "Dockerfile").read_text(errors="replace"):
             lines.append(base.id)
     else:
-        lines += [base.id, FUNCTION_DOCKERFILE, PACKAGES_DOCKERFILE]
+        lines += [base.id, FUNCTION_DOCKERFILE, PACKAGES_DOCKERFILE, DESCRIBED_DOCKERFILE]
     return hashlib.sha256("\0".join(lines).encode()).hexdigest()[:12]
 
 
@@ -189,7 +192,7 @@ def _build_dockerfile(client: docker.DockerClient, folder: Folder, tag: str) -> 
     image = _run_build(client, folder, context, {}, network=True)
     if not (image.config.get("Entrypoint") or image.config.get("Cmd")):
         raise FunctionError("names nothing to run: add ENTRYPOINT or CMD", file="Dockerfile")
-    _publish(client, image, tag, {})
+    tag_image(client, image.id, tag)
 
 
 # --- both ---------------------------------------------------------------------------------------------------
@@ -201,14 +204,13 @@ def _finish(
     """Builds a Python function's image and asks it what the handler takes."""
     image = _run_build(client, folder, context, arguments, network=folder.dockerfile)
     description = describe(client, image.id, folder)
-    _publish(client, image, tag, {DESCRIPTION: json.dumps(description)})
-
-
-def _publish(client: docker.DockerClient, image: Image, tag: str, labels: dict[str, str]) -> None:
-    """The image under its tag, by which it says that it was looked at."""
-    context = Context()
-    context.add_text("Dockerfile", f"FROM {image.id}\n")
-    build_image(client, context, tag=tag, labels=labels)
+    described = Context()
+    described.add_text("Dockerfile", DESCRIBED_DOCKERFILE)
+    described.add_folder("compiled")
+    for name, content in description.pop("compiled").items():
+        described.add_bytes(f"compiled/{name}", base64.b64decode(content))
+    labels = {DESCRIPTION: json.dumps(description)}
+    build_image(client, described, tag=tag, arguments={"BASE": image.id}, labels=labels)
 
 
 def _add_files(context: Context, folder: Folder, prefix: str) -> None:
@@ -266,7 +268,8 @@ def describe(client: docker.DockerClient, image: str, folder: Folder) -> dict[st
             image,
             ["describe"],
             environment=folder.manifest.env,
-            network_mode="none",
+            # Not the network `none`: the engine's network code deadlocks under many short-lived containers.
+            network_disabled=True,
             user="65532:65532",
             read_only=True,
             tmpfs={"/tmp": f"rw,nosuid,nodev,size={folder.manifest.tmp}m"},  # noqa: S108 - the sandbox's own
@@ -274,7 +277,7 @@ def describe(client: docker.DockerClient, image: str, folder: Folder) -> dict[st
             security_opt=["no-new-privileges"],
             mem_limit=f"{max(DESCRIBE_MIB, folder.manifest.memory)}m",
             pids_limit=folder.manifest.pids,
-            log_config=LogConfig(type="json-file", config={"max-size": "4m", "max-file": "1"}),
+            log_config=LogConfig(type="json-file", config={"max-size": "64m", "max-file": "1"}),
         )
         try:
             output, log, code = _run_to_end(container)

@@ -35,7 +35,9 @@ class Context:
         self._tar = tarfile.open(fileobj=self._stream, mode="w")  # noqa: SIM115 - closed by `stream`
 
     def add_text(self, name: str, text: str) -> None:
-        data = text.encode()
+        self.add_bytes(name, text.encode())
+
+    def add_bytes(self, name: str, data: bytes) -> None:
         self._add(name, 0o644, io.BytesIO(data), len(data))
 
     def add_file(self, name: str, path: Path, mode: int = 0o644) -> None:

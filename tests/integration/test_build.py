@@ -232,9 +232,7 @@ def test_a_dockerfile_function_has_the_unix_contract(workshop: Workshop, name: s
 
 
 def test_a_dockerfile_may_keep_the_python_contract(workshop: Workshop, name: str) -> None:
-    dockerfile = (
-        "FROM mayfly/python\nUSER root\nRUN echo extra > /extra\nUSER 65532\nCOPY handler.py /function/\n"
-    )
+    dockerfile = "FROM mayfly/python\nRUN echo extra > /extra\nCOPY handler.py /function/\n"
     handler = "def handler(event: int, context):\n    return event\n"
     function = workshop.build(
         name, {"Dockerfile": dockerfile, "handler.py": handler, "function.toml": 'contract = "python"'}

@@ -10,6 +10,7 @@ import sysconfig
 import textwrap
 import time
 from dataclasses import dataclass, field
+from importlib.util import cache_from_source
 from pathlib import Path
 from typing import Any
 
@@ -579,6 +580,7 @@ def test_a_thread_left_behind_does_not_hold_the_sandbox(sandbox: Sandbox) -> Non
 
 def test_a_plain_handler_takes_anything(sandbox: Sandbox) -> None:
     about = sandbox.describe("print('noise')\ndef handler(event, context): return event")
+    assert list(about.pop("compiled")) == [cache_from_source("handler.py")]
     assert about == {
         "schema": None,
         "acceptsBytes": True,
