@@ -48,12 +48,12 @@ class Channel:
     """Both directions of the conversation with the dispatcher, moved away from descriptors 0 and 1."""
 
     def __init__(self) -> None:
+        # Else a print would come after what was written to stderr later, or be lost by os._exit.
+        sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
         os.dup2(0, TASK_FD, inheritable=False)
         os.dup2(1, RESULT_FD, inheritable=False)
         os.dup2(os.open("/dev/null", os.O_RDONLY), 0)
         os.dup2(2, 1)
-        # Else a print would come after what was written to stderr later, or be lost by os._exit.
-        sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
         self._lock = _thread.allocate_lock()  # progress may be told from several threads
         self.pid = os.getpid()
 
