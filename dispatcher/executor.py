@@ -14,8 +14,8 @@ from typing import Final, Protocol, TypeVar
 import msgspec
 import structlog
 
-from dispatcher.inputs import Input, Inputs, Refused
-from dispatcher.invocation import Reply, Request, invoke
+from dispatcher.inputs import Input, Inputs, Refused, environment_at_start
+from dispatcher.invocation import Reply, invoke
 from dispatcher.partition import Command, Partition, PartitionLost
 from dispatcher.runtimes.base import Runtime, Sandbox, SandboxSpec
 from mayfly.errors import BlobNotFound, BlobsUnavailable, LogUnavailable, SandboxLost
@@ -181,9 +181,16 @@ class Executor:
             function, given = await self._input(command, claim, function)
         except Refused as refused:
             return Outcome(started_at=began, finished_at=_now(), failure=refused.failure)
-        sandbox = await (launching or self._runtime.launch(self._unix_spec(command, claim, function, given)))
+        request = given.request(
+            function,
+            command.task_id,
+            attempt=claim.attempt,
+            timeout=command.envelope.timeout_seconds,
+            settings=self._settings,
+        )
+        spec = self._spec(command, function, environment_at_start(function, request))
+        sandbox = await (launching or self._runtime.launch(spec))
         try:
-            request = self._request(command, claim, function, given)
 
             def progressed(fraction: float, message: str) -> None:
                 self._progress.progress(command.task_id, fence, fraction, message)
@@ -225,37 +232,6 @@ class Executor:
             limits=function.limits,
             network=function.network,
         )
-
-    def _unix_spec(self, command: Command, claim: Claim, function: Function, given: Input) -> SandboxSpec:
-        """A process by the Unix contract has nowhere to get its task's environment but from its start."""
-        environment = {
-            **function.env,
-            **given.environment,
-            "MAYFLY_TASK_ID": command.task_id,
-            "MAYFLY_TASK_TYPE": function.name,
-            "MAYFLY_ATTEMPT": str(claim.attempt),
-            "MAYFLY_DEADLINE": f"{time.time() + self._timeout(command, function):.3f}",
-            "MAYFLY_CONTENT_TYPE": given.content_type,
-        }
-        return self._spec(command, function, environment)
-
-    def _request(self, command: Command, claim: Claim, function: Function, given: Input) -> Request:
-        return Request(
-            task_id=command.task_id,
-            task_type=function.name,
-            attempt=claim.attempt,
-            deadline_seconds=self._timeout(command, function),
-            payload=given.payload,
-            content_type=given.content_type,
-            version=function.version,
-            memory_mib=function.limits.memory_mib,
-            env=given.environment,
-            max_result=self._settings.result_bytes,
-            max_log=self._settings.log_bytes,
-        )
-
-    def _timeout(self, command: Command, function: Function) -> float:
-        return command.envelope.timeout_seconds or function.limits.timeout_seconds
 
     async def _runtime_is_back(self) -> None:
         """Wait for the engine: an attempt under a dead one would only be lost as well."""

@@ -3,15 +3,18 @@
 import base64
 import binascii
 import hashlib
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from dotenv import dotenv_values
 
+from dispatcher.invocation import Request
 from mayfly import strictjson
 from mayfly.function import Function
 from mayfly.payload import InvalidSchema, PayloadSchemas
+from mayfly.settings import Settings
 from mayfly.task import JSON, BlobRef, Envelope, Failure, FailureType
 
 
@@ -19,6 +22,50 @@ class Input(NamedTuple):
     payload: bytes
     content_type: str
     environment: dict[str, str]
+    """The folder's `.env` and the secrets: for the function's eyes only."""
+
+    def request(
+        self,
+        function: Function,
+        task_id: str,
+        *,
+        attempt: int,
+        timeout: float | None,
+        settings: Settings,
+    ) -> Request:
+        """What to ask of a sandbox; `timeout` in seconds is the task's own, over the function's."""
+        return Request(
+            task_id=task_id,
+            task_type=function.name,
+            attempt=attempt,
+            deadline_seconds=timeout or function.limits.timeout_seconds,
+            payload=self.payload,
+            content_type=self.content_type,
+            version=function.version,
+            memory_mib=function.limits.memory_mib,
+            max_result=settings.result_bytes,
+            max_log=settings.log_bytes,
+            env=self.environment,
+        )
+
+
+def environment_at_start(function: Function, request: Request) -> dict[str, str]:
+    """What the sandbox's process starts with.
+
+    A Python function gets all that belongs to its task in its input. A process by the Unix contract has
+    nowhere to get it from but its start.
+    """
+    if function.contract == "python":
+        return function.env
+    return {
+        **function.env,
+        **request.env,
+        "MAYFLY_TASK_ID": request.task_id,
+        "MAYFLY_TASK_TYPE": function.name,
+        "MAYFLY_ATTEMPT": str(request.attempt),
+        "MAYFLY_DEADLINE": f"{time.time() + request.deadline_seconds:.3f}",
+        "MAYFLY_CONTENT_TYPE": request.content_type,
+    }
 
 
 class Refused(Exception):

@@ -5,18 +5,16 @@ The composition root of `mayfly run`: see `mayfly.trial` for what is read and wr
 
 import asyncio
 import sys
-import time
 import uuid
 from pathlib import Path
 
 import msgspec
 
-from dispatcher.inputs import Input, Inputs, Refused
-from dispatcher.invocation import Request, invoke
+from dispatcher.inputs import Inputs, Refused, environment_at_start
+from dispatcher.invocation import invoke
 from dispatcher.runtimes.base import Runtime, SandboxSpec
 from dispatcher.runtimes.docker import DockerRuntime
 from mayfly.errors import MayflyError, StackError
-from mayfly.function import Function
 from mayfly.settings import Settings, operator_secrets
 from mayfly.task import JSON, BlobRef, Envelope, new_task_id
 from mayfly.trial import Trial, Verdict
@@ -47,37 +45,21 @@ async def _attempt(trial: Trial, settings: Settings, runtime: Runtime) -> Verdic
         raise StackError(runtime.egress_refusal)
     inputs = Inputs(NoStore(), secrets=operator_secrets(), functions_dir=Path(trial.folder).parent)
     given = await inputs.of(_envelope(trial), function)
-    timeout = trial.timeout_seconds or function.limits.timeout_seconds
-    task_id = new_task_id()
+    request = given.request(
+        function, new_task_id(), attempt=1, timeout=trial.timeout_seconds, settings=settings
+    )
     sandbox = await runtime.launch(
         SandboxSpec(
             image=function.image,
-            task_id=task_id,
+            task_id=request.task_id,
             function=function.name,
             limits=function.limits,
             network=function.network,
-            env=_environment(function, given, task_id, timeout),
+            env=environment_at_start(function, request),
         )
     )
     try:
-        reply = await invoke(
-            sandbox,
-            function.contract,
-            Request(
-                task_id=task_id,
-                task_type=function.name,
-                attempt=1,
-                deadline_seconds=timeout,
-                payload=given.payload,
-                content_type=given.content_type,
-                version=function.version,
-                memory_mib=function.limits.memory_mib,
-                max_result=settings.result_bytes,
-                max_log=settings.log_bytes,
-                env=given.environment,
-            ),
-            on_progress=_show_progress,
-        )
+        reply = await invoke(sandbox, function.contract, request, on_progress=_show_progress)
     finally:
         await sandbox.remove()
     return Verdict(
@@ -95,21 +77,6 @@ def _envelope(trial: Trial) -> Envelope:
         return Envelope(task_type=trial.function.name, payload=msgspec.Raw(trial.payload))
     encoded = msgspec.to_builtins(trial.payload)
     return Envelope(task_type=trial.function.name, payload_base64=encoded, content_type=trial.content_type)
-
-
-def _environment(function: Function, given: Input, task_id: str, timeout: float) -> dict[str, str]:
-    """A Python function gets what belongs to its task in its input; a Unix one has only its start."""
-    if function.contract == "python":
-        return function.env
-    return {
-        **function.env,
-        **given.environment,
-        "MAYFLY_TASK_ID": task_id,
-        "MAYFLY_TASK_TYPE": function.name,
-        "MAYFLY_ATTEMPT": "1",
-        "MAYFLY_DEADLINE": f"{time.time() + timeout:.3f}",
-        "MAYFLY_CONTENT_TYPE": given.content_type,
-    }
 
 
 def _show_progress(fraction: float, message: str) -> None:
