@@ -1,10 +1,15 @@
 """Kafka: the real broker, one JVM that is broker and controller in one (KRaft)."""
 
+import asyncio
 import base64
+import logging
 import uuid
 from typing import Final
 
-from mayfly.adapters.kafka import Log, ensure_topics
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+
+from mayfly.adapters.kafka import client_config, ensure_topics
 from mayfly.errors import StackError
 from mayfly.settings import Settings
 from mayfly.stack import jars
@@ -45,6 +50,12 @@ group.consumer.session.timeout.ms=6000
 # The checkpoints are a group's offsets: a stack that was down for a week must find them.
 offsets.retention.minutes=2147483647
 """
+
+
+SILENT: Final = logging.getLogger("mayfly.stack.kafka")
+"""Of a client that only asks whether the broker is there yet: what it thinks of that is the answer itself."""
+SILENT.addHandler(logging.NullHandler())
+SILENT.propagate = False
 
 
 class Kafka(Part):
@@ -97,11 +108,11 @@ class Kafka(Part):
     async def probe(self, settings: Settings) -> None:
         if not self.given:
             await listens("127.0.0.1", self._port)
-        log = Log(settings)
+        admin = AdminClient(client_config(settings, logger=SILENT))
         try:
-            await log.ready()
-        finally:
-            await log.close()
+            await asyncio.to_thread(admin.list_topics, timeout=2.0)
+        except KafkaException as error:
+            raise StackError(f"no answer: {error.args[0].str()}") from error
 
     async def start(self, settings: Settings) -> None:
         await super().start(settings)

@@ -1,6 +1,7 @@
 """A stack in the foreground, and its end from another process."""
 
 import asyncio
+import logging
 import os
 import signal
 from collections.abc import Awaitable, Callable
@@ -31,6 +32,8 @@ async def serve(stack: Stack, then: Callable[[], Awaitable[bool]] | None = None)
         else:
             task.cancel()
 
+    # While a broker starts, its clients warn of what passes; what does not pass is the part's own error.
+    logging.getLogger("mayfly.kafka").setLevel(logging.ERROR)
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     for number in numbers:
         loop.add_signal_handler(number, end)
