@@ -9,9 +9,11 @@ import asyncio
 import contextlib
 import socket
 import uuid
+import weakref
 from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import docker
@@ -22,7 +24,7 @@ from dispatcher.runtimes.attach import Attachment
 from dispatcher.runtimes.base import Exit, SandboxSpec
 from dispatcher.runtimes.egress import EgressNetwork
 from dispatcher.runtimes.engine import REQUEST_SECONDS, connect, lacking
-from dispatcher.runtimes.hardening import container_config
+from dispatcher.runtimes.hardening import HOSTS, container_config
 from dispatcher.runtimes.ownership import OwnerLock
 from mayfly.errors import SandboxLost, StackError
 from mayfly.settings import Settings
@@ -34,6 +36,7 @@ EXIT_SECONDS: Final = 10.0
 REMOVAL_RETRY_SECONDS: Final = (0.1, 0.5, 1.0, 2.0, 5.0)
 """Pauses between tries; the last one is repeated until the engine is back."""
 CLOSE_SECONDS: Final = 30.0
+HEALTHY_SECONDS: Final = 5.0
 
 
 class DockerSandbox:
@@ -88,6 +91,9 @@ class DockerRuntime:
         self._client: docker.APIClient | None = None
         self._egress = EgressNetwork(settings)
         self._volumes: dict[str, tuple[str, ...]] = {}
+        self._hosts: Path | None = None
+        self._asked: asyncio.Future[Any] | None = None
+        self._attachments: weakref.WeakSet[Attachment] = weakref.WeakSet()
         self._launches: set[asyncio.Task[None]] = set()
         self._removals: dict[str, asyncio.Task[None]] = {}
         self._closing = False
@@ -107,13 +113,21 @@ class DockerRuntime:
             raise StackError(f"the Docker engine cannot confine a function: it lacks {', '.join(lacks)}")
         self._egress.check(self._api)
         self._lock.acquire()
+        self._hosts = self._lock.beside("hosts", HOSTS)
 
     async def healthy(self) -> bool:
+        """Asks what needs the engine's locks: one that is stuck on them still answers a ping."""
+        if self._client is None:
+            return False
+        # One question at a time: under a stuck engine each holds a thread until its request times out.
+        if self._asked is None or self._asked.done():
+            self._asked = asyncio.ensure_future(self._in_thread(self._api.info))
         try:
-            async with asyncio.timeout(5):
-                return bool(await self._in_thread(self._api.ping))
+            async with asyncio.timeout(HEALTHY_SECONDS):
+                await asyncio.shield(self._asked)
         except (SandboxLost, TimeoutError):
             return False
+        return True
 
     # --- a sandbox's life
 
@@ -131,23 +145,16 @@ class DockerRuntime:
         except (SandboxLost, OSError) as error:
             self.discard(name)
             raise SandboxLost(f"no sandbox for {spec.function}: {error}") from error
+        self._attachments.add(attachment)
         return DockerSandbox(self, name, attachment)
 
     def _create(self, name: str, spec: SandboxSpec) -> socket.socket:
         """A started container's connection. Runs in a thread, as one piece."""
+        egress = self._egress.ensure(self._api) if spec.network == "egress" else None
         try:
-            volumes = self._volumes_of(spec.image)
+            self._create_container(name, spec, egress)
         except ImageNotFound as error:
             raise SandboxLost(f"the engine has no image {spec.image}: deploy the function again") from error
-        egress = self._egress.ensure(self._api) if spec.network == "egress" else None
-        labels = {
-            "mayfly.dispatcher": self._dispatcher,
-            "mayfly.lock": self._lock.label,
-            "mayfly.task": spec.task_id,
-            "mayfly.function": spec.function,
-        }
-        config = container_config(spec, labels=labels, volumes=volumes, egress=egress)
-        self._api.create_container_from_config(config, name)  # type: ignore[no-untyped-call]
         connection = self._attach(name)
         try:
             self._api.start(name)
@@ -155,6 +162,25 @@ class DockerRuntime:
             connection.close()
             raise
         return connection
+
+    def _create_container(self, name: str, spec: SandboxSpec, egress: tuple[str, str] | None) -> None:
+        labels = {
+            "mayfly.dispatcher": self._dispatcher,
+            "mayfly.lock": self._lock.label,
+            "mayfly.task": spec.task_id,
+            "mayfly.function": spec.function,
+        }
+        volumes = self._volumes_of(spec.image)
+        hosts = self._hosts
+        config = container_config(spec, labels=labels, volumes=volumes, hosts=hosts, egress=egress)
+        try:
+            self._api.create_container_from_config(config, name)  # type: ignore[no-untyped-call]
+        except APIError as error:
+            if hosts is None or "bind source path does not exist" not in _reason(error):
+                raise
+            # The engine sees other files than we do: its sandboxes cannot look `localhost` up.
+            self._hosts = None
+            self._create_container(name, spec, egress)
 
     def _attach(self, name: str) -> socket.socket:
         """The container's raw connection. Before the start, so that nothing has been read ahead of us."""
@@ -247,12 +273,15 @@ class DockerRuntime:
 
     async def close(self) -> None:
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(CLOSE_SECONDS):
+            # Under a dead engine there is nothing to wait for: a successor removes what is left.
+            async with asyncio.timeout(CLOSE_SECONDS if await self.healthy() else 0):
                 await asyncio.gather(*self._launches, return_exceptions=True)
                 await asyncio.gather(*self._removals.values(), return_exceptions=True)
         self._closing = True
         for task in [*self._launches, *self._removals.values()]:
             task.cancel()
+        for attachment in self._attachments:
+            attachment.close()
         if self._client is not None:
             # Whatever has our label and was not removed, such as what a request that timed out has made.
             with contextlib.suppress(SandboxLost):

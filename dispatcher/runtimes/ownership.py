@@ -46,6 +46,15 @@ class OwnerLock:
             fresh.unlink(missing_ok=True)
         self._descriptor = descriptor
 
+    def beside(self, name: str, text: str) -> Path:
+        """A file next to the lock, which each dispatcher of the folder writes alike and all may read."""
+        path = self._folder / name
+        fresh = self._path.with_suffix(f".{name}")
+        fresh.write_text(text)
+        fresh.chmod(0o644)
+        fresh.replace(path)
+        return path
+
     def is_dead(self, label: str) -> bool:
         """Whether a label names a dispatcher of this machine and state folder that no longer lives.
 
