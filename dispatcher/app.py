@@ -59,13 +59,10 @@ class Dispatcher:
         self._read_model = ReadModel(settings)
         self._runtime = DockerRuntime(settings, self.id)
         self.metrics = Metrics(self)
-        self.projection = Projector(self._read_model, queue=settings.queue, on_mismatch=self._on_mismatch)
-        self._liveness = Liveness(
-            self.id,
+        self.projection = Projector(
             self._read_model,
-            describe=self._describe,
-            interval=settings.heartbeat_seconds,
-            life=settings.heartbeat_life_seconds,
+            queue=settings.queue,
+            on_mismatch=self._on_mismatch,
             clock=time.monotonic,
         )
         executor = Executor(

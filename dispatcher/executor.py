@@ -40,7 +40,7 @@ from mayfly.task import (
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
-BACKOFF_SECONDS: Final = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+BACKOFF_SECONDS: Final = (0.2, 0.5, 1.0, 2.0, 5.0)
 
 
 class EventLog(Protocol):
@@ -104,33 +104,39 @@ class Executor:
             task_id=command.task_id, function=command.envelope.task_type, partition=partition.number
         ):
             again: Claim | None = claim
+            lost: SandboxLost | None = None
             try:
                 while again:
-                    again = await self._attempt(partition, command, again)
+                    again, lost = await self._attempt(partition, command, again, lost)
             except PartitionLost:
                 log.info("the partition was lost before the claim counted")
             finally:
                 partition.put_back(command)
 
-    async def _attempt(self, partition: Partition, command: Command, claim: Claim) -> Claim | None:
-        """One attempt. Returns the claim to go on with, if infrastructure failed under this one."""
+    async def _attempt(
+        self, partition: Partition, command: Command, claim: Claim, before: SandboxLost | None
+    ) -> tuple[Claim | None, SandboxLost | None]:
+        """One attempt; `before` is why the one before it failed, if it did here.
+
+        Returns the claim to go on with, and why, if infrastructure failed under this one.
+        """
         function = self._catalog.get(command.envelope.task_type)
         launching = self._launch_ahead(command, claim, function)
         fence: int | None = None
         try:
             fence = await self._claim(partition, command, claim, function)
             if fence is None:
-                return None
+                return None, None
             # From here on the heartbeat names the fence, and nobody takes the task over.
             self._held.held.add((partition.number, fence))
             try:
-                outcome = await self._outcome(command, claim, fence, function, launching)
+                outcome = await self._outcome(command, claim, fence, function, launching, before)
             except SandboxLost as lost:
                 log.warning("the sandbox was lost", reason=str(lost), attempt=claim.attempt)
-                await self._runtime_is_back()
-                return Claim(follows=fence, attempt=claim.attempt + 1, losses=claim.losses + 1)
+                await asyncio.sleep(BACKOFF_SECONDS[min(claim.losses, MAX_LOSSES)])
+                return Claim(follows=fence, attempt=claim.attempt + 1, losses=claim.losses + 1), lost
             await self._finish(partition, command, claim, fence, outcome)
-            return None
+            return None, None
         finally:
             if launching is not None:
                 await _discard(launching)
@@ -145,7 +151,7 @@ class Executor:
         """Start the sandbox while the claim is on its way, where nothing of the task goes into its start."""
         if command.invalid or function is None or claim.losses > MAX_LOSSES or function.contract != "python":
             return None
-        return asyncio.create_task(self._runtime.launch(self._spec(command, function, function.env)))
+        return asyncio.create_task(self._launch(self._spec(command, function, function.env)))
 
     async def _claim(
         self, partition: Partition, command: Command, claim: Claim, function: Function | None
@@ -174,11 +180,12 @@ class Executor:
         fence: int,
         function: Function | None,
         launching: "asyncio.Task[Sandbox] | None",
+        before: SandboxLost | None,
     ) -> Outcome:
         """Raises `SandboxLost`."""
         began = _now()
         try:
-            function, given = await self._input(command, claim, function)
+            function, given = await self._input(command, claim, function, before)
         except Refused as refused:
             return Outcome(started_at=began, finished_at=_now(), failure=refused.failure)
         request = given.request(
@@ -189,7 +196,7 @@ class Executor:
             settings=self._settings,
         )
         spec = self._spec(command, function, environment_at_start(function, request))
-        sandbox = await (launching or self._runtime.launch(spec))
+        sandbox = await (launching or self._launch(spec))
         try:
 
             def progressed(fraction: float, message: str) -> None:
@@ -201,13 +208,14 @@ class Executor:
         return await self._store(command, claim, fence, reply)
 
     async def _input(
-        self, command: Command, claim: Claim, function: Function | None
+        self, command: Command, claim: Claim, function: Function | None, before: SandboxLost | None
     ) -> tuple[Function, Input]:
         """Raises `Refused`."""
         if command.invalid:
             raise Refused(FailureType.INVALID, command.invalid)
         if claim.losses > MAX_LOSSES:
-            raise Refused(FailureType.LOST, f"infrastructure failed under {claim.losses} attempts")
+            message = f"infrastructure failed under {claim.losses} attempts"
+            raise Refused(FailureType.LOST, f"{message}, last: {before}" if before else message)
         if function is None:
             name = command.envelope.task_type
             message = f"there is no function {name!r}: deploy its folder, then submit the task again"
@@ -233,12 +241,20 @@ class Executor:
             network=function.network,
         )
 
-    async def _runtime_is_back(self) -> None:
-        """Wait for the engine: an attempt under a dead one would only be lost as well."""
+    async def _launch(self, spec: SandboxSpec) -> Sandbox:
+        """Raises `SandboxLost` when an engine that is well does not do it.
+
+        One that is down or stuck is waited for: the function was given nothing yet, so nothing is lost.
+        """
         for delay in _backoff():
-            await asyncio.sleep(delay)
-            if await self._runtime.healthy():
-                return
+            try:
+                return await self._runtime.launch(spec)
+            except SandboxLost as error:
+                if await self._runtime.healthy():
+                    raise
+                log.warning("the engine is away: the attempt waits", reason=str(error))
+                await asyncio.sleep(delay)
+        raise AssertionError("the delays never end")
 
     # --- store
 

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Final, Protocol
 
 from dispatcher.partition import Partition
@@ -15,6 +16,7 @@ BATCH: Final = 1000
 MAX_WAITING: Final = 50_000
 """With Redis away, what waits to be written is kept up to here; then no more tasks are started."""
 RETRY_SECONDS: Final = 0.5
+VERIFY_SECONDS: Final = 2.0
 
 
 class ReadModel(Protocol):
@@ -29,6 +31,8 @@ class ReadModel(Protocol):
         checkpoints: dict[int, tuple[str, str]],
     ) -> list[int]: ...
 
+    async def checkpoints(self, queue: str) -> dict[int, str]: ...
+
     async def progress(self, task_id: str, fence: int, fraction: float, message: str) -> None: ...
 
 
@@ -39,8 +43,17 @@ class Projector:
     last: Redis was flushed, or came back older.
     """
 
-    def __init__(self, read_model: ReadModel, *, queue: str, on_mismatch: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        read_model: ReadModel,
+        *,
+        queue: str,
+        on_mismatch: Callable[[int], None],
+        clock: Callable[[], float],
+    ) -> None:
         self._read_model = read_model
+        self._clock = clock
+        self._verify_at = clock() + VERIFY_SECONDS
         self._queue = queue
         self._on_mismatch = on_mismatch
         self._partitions: dict[int, Partition] = {}
@@ -91,10 +104,12 @@ class Projector:
 
     async def run(self) -> None:
         while True:
-            await self._wake.wait()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), VERIFY_SECONDS)
             self._wake.clear()
             try:
                 await self.flush()
+                await self._verify()
             except ReadModelUnavailable as error:
                 log.warning("the read model is behind: %s", error, extra={"waiting": self.waiting})
                 self._wake.set()
@@ -108,6 +123,18 @@ class Projector:
         while self._progress:
             (task_id, fence), (fraction, message) = self._progress.popitem()
             await self._read_model.progress(task_id, fence, fraction, message)
+
+    async def _verify(self) -> None:
+        """See that the read model still has what was written: a flush is to show although nothing happens."""
+        if self._clock() < self._verify_at:
+            return
+        self._verify_at = self._clock() + VERIFY_SECONDS
+        written = dict(self._written)
+        there = await self._read_model.checkpoints(self._queue)
+        for number, checkpoint in written.items():
+            # What was written meanwhile has been compared in writing.
+            if self._written.get(number) == checkpoint and there.get(number, "") != checkpoint:
+                self._on_mismatch(number)
 
     async def _write(self, number: int) -> None:
         partition = self._partitions.get(number)
