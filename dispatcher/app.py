@@ -65,6 +65,14 @@ class Dispatcher:
             on_mismatch=self._on_mismatch,
             clock=time.monotonic,
         )
+        self._liveness = Liveness(
+            self.id,
+            self._read_model,
+            describe=self._describe,
+            interval=settings.heartbeat_seconds,
+            life=settings.heartbeat_life_seconds,
+            clock=time.monotonic,
+        )
         executor = Executor(
             self.id,
             settings,
