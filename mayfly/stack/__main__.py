@@ -30,21 +30,24 @@ def main() -> int:
         mail=options.mail or options.examples or demo,
         usual_ports=not options.free_ports,
     )
-    passed = not demo
+    passed = False
 
-    async def examples() -> bool:
+    async def ready() -> bool:
         nonlocal passed
-        passed = await run_examples(stack)
+        if demo or options.examples:
+            passed = await run_examples(stack)
+        if stack.gateway and not demo:
+            stack.say(f"\nserving at {stack.gateway}, see {stack.gateway}/docs; Ctrl-C stops everything")
         return not demo
 
     try:
-        asyncio.run(serve(stack, examples if demo or options.examples else None))
+        asyncio.run(serve(stack, ready))
     except MayflyError as error:
         print(f"error: {error}", file=sys.stderr)
         if isinstance(error, StackError) and error.mend:
             print(f"to mend it: {error.mend}", file=sys.stderr)
         return 1
-    return 0 if passed else 1
+    return 0 if passed or not demo else 1
 
 
 if __name__ == "__main__":

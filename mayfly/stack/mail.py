@@ -7,10 +7,8 @@ machine can reach it, takes mail only after STARTTLS and AUTH, and has a certifi
 import asyncio
 import logging
 import ssl
-import sys
 import time
 import uuid
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -19,7 +17,6 @@ from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
 from mayfly.errors import StackError
 from mayfly.stack.home import Home
-from mayfly.stack.process import run
 
 HOST: Final = "host.mayfly.internal"
 """The name by which a sandbox with egress finds this machine."""
@@ -94,14 +91,3 @@ class MailSink:
 def messages(home: Home) -> list[Path]:
     """What has arrived, oldest first."""
     return sorted(home.directory("mail").glob("*.eml"))
-
-
-async def egress_address(environ: Mapping[str, str]) -> str:
-    """This machine's address on the egress network, which is made if it is not there yet.
-
-    The network is the dispatcher's: its runtime is asked, as a program. Raises `StackError`.
-    """
-    code, output = await run([sys.executable, "-P", "-m", "dispatcher.runtimes.egress"], env=environ)
-    if code != 0:
-        raise StackError(output.strip() or f"the egress network cannot be made (exit code {code})")
-    return output.strip()

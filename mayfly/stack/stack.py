@@ -12,10 +12,11 @@ from typing import Any, Final
 from mayfly.errors import MayflyError, StackError
 from mayfly.settings import Settings
 from mayfly.stack.deployer import Deployer
+from mayfly.stack.egress import egress_address, remove_egress
 from mayfly.stack.engine import Engine
 from mayfly.stack.home import Home
 from mayfly.stack.kafka import Kafka
-from mayfly.stack.mail import MailSink, egress_address
+from mayfly.stack.mail import MailSink
 from mayfly.stack.packages import install
 from mayfly.stack.part import Part, PartState, Say
 from mayfly.stack.process import sweep
@@ -63,6 +64,7 @@ class Stack:
         self._services: list[Part] = []
         self._deployer: Deployer | None = None
         self._mail: MailSink | None = None
+        self._egress = False
         self._lock: int | None = None
 
     # --- its life
@@ -90,15 +92,19 @@ class Stack:
 
     async def stop(self) -> None:
         """Ends what was started: first who would miss the others, then the others."""
-        gateways = [part for part in self._services if isinstance(part, Gateway)]
-        rest = [part for part in self._services if not isinstance(part, Gateway)]
         if self._deployer is not None:
             await self._deployer.stop()
-        for parts in (gateways, rest, self._infrastructure):
-            await asyncio.gather(*(part.stop() for part in parts))
-            if parts is rest and self._mail is not None:
-                await self._mail.stop()
-        self._services, self._infrastructure, self._deployer, self._mail = [], [], None, None
+        gateways = [part for part in self._services if isinstance(part, Gateway)]
+        dispatchers = [part for part in self._services if isinstance(part, Dispatcher)]
+        await _stop(gateways)
+        await _stop(dispatchers)
+        if self._mail is not None:
+            await self._mail.stop()
+        if self._egress:
+            await remove_egress(self._child_environment())
+        await _stop(self._infrastructure)
+        self._infrastructure, self._services = [], []
+        self._deployer, self._mail, self._egress = None, None, False
         if self._lock is not None:
             clear(self.home)
             os.close(self._lock)
@@ -179,6 +185,7 @@ class Stack:
         ]
 
     async def _start_services(self) -> None:
+        self._egress = True
         if self._with_mail:
             await self._start_mail()
         engine = self.environment()["MAYFLY_DOCKER_HOST"]
@@ -242,6 +249,10 @@ def settings_of(environ: Mapping[str, str]) -> Settings:
     """The settings that a process with this environment would read."""
     found = {name: environ.get(f"MAYFLY_{name.upper()}") for name in Settings.model_fields}
     return Settings(**{name: value for name, value in found.items() if value})
+
+
+async def _stop(parts: Iterable[Part]) -> None:
+    await asyncio.gather(*(part.stop() for part in parts))
 
 
 async def together(parts: Iterable[Coroutine[Any, Any, None]]) -> None:
