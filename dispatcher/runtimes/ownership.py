@@ -18,7 +18,7 @@ class OwnerLock:
     """A dispatcher's lock file, `<state_dir>/dispatchers/<id>.lock`."""
 
     def __init__(self, state_dir: Path, dispatcher: str) -> None:
-        self._folder = (state_dir / "dispatchers").resolve()
+        self._folder = _folder(state_dir)
         self._path = self._folder / f"{dispatcher}.lock"
         self._descriptor: int | None = None
 
@@ -64,17 +64,7 @@ class OwnerLock:
         path = Path(text)
         if machine != _machine() or path.parent != self._folder or path == self._path:
             return False
-        try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return True
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        finally:
-            os.close(descriptor)
-        return True
+        return not _is_held(path)
 
     def forget_dead(self) -> None:
         """Delete the lock files of dead dispatchers, once their sandboxes are gone."""
@@ -87,6 +77,35 @@ class OwnerLock:
             self._path.unlink(missing_ok=True)
             os.close(self._descriptor)
             self._descriptor = None
+
+
+def folder_label(state_dir: Path) -> str:
+    """Names a state folder among those of all machines that share an engine."""
+    return f"{_machine()}:{_folder(state_dir)}"
+
+
+def is_deserted(label: str) -> bool:
+    """Whether a label names a state folder of this machine in which no dispatcher lives."""
+    machine, _, folder = label.partition(":")
+    return machine == _machine() and not any(_is_held(path) for path in Path(folder).glob("*.lock"))
+
+
+def _folder(state_dir: Path) -> Path:
+    return (state_dir / "dispatchers").resolve()
+
+
+def _is_held(path: Path) -> bool:
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def _machine() -> str:
