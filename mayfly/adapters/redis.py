@@ -326,7 +326,8 @@ def _decode_cursor(cursor: str) -> tuple[float, str]:
     try:
         text = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode()
         score, task_id = text.split(":")
-        return float(score), task_id
+        # int, since float takes "nan", which Redis does not; cut, since a float holds no 400 digits.
+        return float(int(score[:20])), task_id
     except ValueError:
         raise ValueError("the cursor is not one that a list gave") from None
 
