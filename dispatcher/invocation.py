@@ -5,7 +5,6 @@ sandbox is trusted: every part has a cap, and a result that says it is JSON is r
 """
 
 import asyncio
-import contextlib
 import re
 import time
 from collections import deque
@@ -17,6 +16,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from dispatcher.frames import Frame, FrameParser, Violation, frame
+from dispatcher.output import LINGER_SECONDS, Log, cancel, discard, settle
 from dispatcher.runtimes.base import Exit, Sandbox
 from mayfly.errors import SandboxLost
 from mayfly.task import JSON, Failure, FailureType
@@ -25,10 +25,6 @@ START_UP_SECONDS: Final = 30.0
 """How long a handler's import may take."""
 GRACE_SECONDS: Final = 2.0
 """Between SIGTERM and SIGKILL."""
-LINGER_SECONDS: Final = 1.0
-"""How long a process that has given its result may take to exit: its last log lines come until then."""
-DRAIN_SECONDS: Final = 5.0
-"""How long a killed sandbox's last bytes are waited for."""
 CONTROL_BYTES: Final = 256 * 1024
 """Cap of every frame but a result's body."""
 MESSAGE_CHARS: Final = 4096
@@ -90,14 +86,14 @@ async def invoke(
     Raises `SandboxLost` where infrastructure failed. The sandbox is spent: removing it is the caller's.
     """
     conversation = (_Python if contract == "python" else _Unix)(sandbox, request, on_progress)
-    log = _Log(request.max_log)
+    log = Log(request.max_log)
     logging = asyncio.create_task(log.fill(sandbox.stderr))
     try:
         answer = await conversation.hold()
         finished_at = _now_ms()
-        await _settle(sandbox, logging, at_once=answer.kill)
+        await settle(sandbox, logging, at_once=answer.kill)
     finally:
-        await _cancel(logging)
+        await cancel(logging)
     return Reply(
         result=answer.result,
         content_type=answer.content_type,
@@ -151,12 +147,12 @@ class _Conversation:
 
     async def _stop(self) -> None:
         """SIGTERM, the grace. What the function still writes is read, or its clean-up might block."""
-        reading = asyncio.create_task(_discard(self._sandbox.stdout))
+        reading = asyncio.create_task(discard(self._sandbox.stdout))
         try:
             await self._sandbox.kill("SIGTERM")
             await asyncio.wait({reading}, timeout=GRACE_SECONDS)
         finally:
-            await _cancel(reading)
+            await cancel(reading)
 
     async def _ended(self, before: str) -> _Answer:
         """The failure of a process that is gone `before` it did what it should have done."""
@@ -193,7 +189,7 @@ class _Python(_Conversation):
         try:
             return await self._within(seconds, f"the function took more than {seconds:g} s", self._outcome)
         finally:
-            await _cancel(giving)
+            await cancel(giving)
 
     async def _armed(self) -> _Answer:
         first = await anext(self._frames, None)
@@ -254,14 +250,14 @@ class _Python(_Conversation):
         return _Answer(failure=failure)
 
     async def _exit_soon(self) -> Exit | None:
-        reading = asyncio.create_task(_discard(self._sandbox.stdout))
+        reading = asyncio.create_task(discard(self._sandbox.stdout))
         try:
             async with asyncio.timeout(LINGER_SECONDS):
                 return await self._sandbox.wait()
         except (TimeoutError, SandboxLost):
             return None
         finally:
-            await _cancel(reading)
+            await cancel(reading)
 
 
 class _Unix(_Conversation):
@@ -273,7 +269,7 @@ class _Unix(_Conversation):
         try:
             return await self._within(seconds, f"the function took more than {seconds:g} s", self._outcome)
         finally:
-            await _cancel(giving)
+            await cancel(giving)
 
     async def _give(self) -> None:
         await self._sandbox.write(self._request.payload)
@@ -372,60 +368,6 @@ def _guessed_type(body: bytes) -> str:
     except UnicodeDecodeError:
         return BYTES
     return TEXT
-
-
-# --- the log and the end of the streams ---------------------------------------------------------------------
-
-
-class _Log:
-    """The first `cap` bytes of what a function wrote on stderr, and how many came after them."""
-
-    def __init__(self, cap: int) -> None:
-        self._cap = cap
-        self._kept = bytearray()
-        self.dropped = 0
-
-    async def fill(self, stderr: AsyncIterator[bytes]) -> None:
-        async for chunk in stderr:
-            room = self._cap - len(self._kept)
-            self._kept += chunk[:room]
-            self.dropped += max(0, len(chunk) - room)
-
-    def text(self) -> bytes:
-        """As UTF-8. A replaced byte is three, so the cap is kept once more, at a character's end."""
-        text = self._kept.decode(errors="replace").encode()
-        return text if len(text) <= self._cap else text[: self._cap].decode(errors="ignore").encode()
-
-
-async def _settle(sandbox: Sandbox, logging: "asyncio.Task[None]", *, at_once: bool) -> None:
-    """Read what is left of the streams to their end. A process that does not end by itself is made to."""
-    reading = asyncio.create_task(_discard(sandbox.stdout))
-    # The answer is known by now: that the engine went away since is for the next task to find out.
-    try:
-        with contextlib.suppress(SandboxLost):
-            if not at_once and await _all_done(LINGER_SECONDS, reading, logging):
-                return
-            await sandbox.kill("SIGKILL")
-            await _all_done(DRAIN_SECONDS, reading, logging)
-    finally:
-        await _cancel(reading)
-
-
-async def _all_done(seconds: float, *tasks: "asyncio.Task[None]") -> bool:
-    _, pending = await asyncio.wait(tasks, timeout=seconds)
-    return not pending
-
-
-async def _discard(stream: AsyncIterator[bytes]) -> None:
-    async for _ in stream:
-        pass
-
-
-async def _cancel(task: "asyncio.Task[None]") -> None:
-    task.cancel()
-    await asyncio.wait({task})
-    if not task.cancelled():
-        task.exception()
 
 
 def _signal(code: int) -> str | None:

@@ -1,0 +1,362 @@
+"""The contracts, spoken with real processes: what a container adds to that is not needed to prove them."""
+
+import asyncio
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from dispatcher import invocation, output
+from dispatcher.frames import frame
+from dispatcher.invocation import Reply, Request, invoke
+from dispatcher.runtimes.base import Exit
+from mayfly.errors import SandboxLost
+from mayfly.task import Failure, FailureType
+
+REQUEST = Request(
+    task_id="0193f5a0-0000-7000-8000-000000000001",
+    task_type="probe",
+    attempt=1,
+    deadline_seconds=60,
+    payload=b'{"a": 1}',
+    content_type="application/json",
+    version="1",
+    memory_mib=256,
+    max_result=1000,
+    max_log=1000,
+)
+SPEAK = """
+import json, os, struct, sys, time
+def send(kind, body=b"{}"):
+    os.write(1, kind.encode() + struct.pack(">I", len(body)) + body)
+def receive():
+    kind, length = struct.unpack(">cI", sys.stdin.buffer.read(5))
+    return kind.decode(), sys.stdin.buffer.read(length)
+"""
+
+
+class ProcessSandbox:
+    """A process without any confinement, as a sandbox."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+        self.signals: list[str] = []
+
+    @classmethod
+    async def of(cls, code: str) -> "ProcessSandbox":
+        pipe = asyncio.subprocess.PIPE
+        return cls(
+            await asyncio.create_subprocess_exec(
+                sys.executable, "-I", "-S", "-c", code, stdin=pipe, stdout=pipe, stderr=pipe
+            )
+        )
+
+    @property
+    def stdout(self) -> AsyncIterator[bytes]:
+        return chunks(self.process.stdout)
+
+    @property
+    def stderr(self) -> AsyncIterator[bytes]:
+        return chunks(self.process.stderr)
+
+    async def write(self, data: bytes) -> None:
+        try:
+            self.process.stdin.write(data)
+            await self.process.stdin.drain()
+        except ConnectionError:
+            return
+
+    async def close_stdin(self) -> None:
+        self.process.stdin.close()
+
+    async def kill(self, name: str = "SIGKILL") -> None:
+        self.signals.append(name)
+        if self.process.returncode is None:
+            self.process.send_signal(signal.Signals[name])
+
+    async def wait(self) -> Exit:
+        code = await self.process.wait()
+        return Exit(128 - code if code < 0 else code, oom_killed=False)
+
+    async def remove(self) -> None:
+        if self.process.returncode is None:
+            self.process.kill()
+        await self.process.wait()
+        self.process.stdin.close()
+        self.process._transport.close()
+
+
+async def chunks(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
+    while chunk := await reader.read(65536):
+        yield chunk
+
+
+async def run(code: str, contract: str = "python", **changes: Any) -> Reply:
+    sandbox = await ProcessSandbox.of((SPEAK if contract == "python" else "") + code)
+    try:
+        async with asyncio.timeout(60):
+            return await invoke(sandbox, contract, replace(REQUEST, **changes))
+    finally:
+        await sandbox.remove()
+
+
+async def bad(code: str) -> str:
+    reply = await run(code)
+    assert reply.result is None
+    assert reply.failure.type is FailureType.BAD_RESULT
+    return reply.failure.message
+
+
+# --- the Python contract
+
+
+async def test_a_task_is_given_once_the_sandbox_is_armed_and_its_result_comes_back():
+    began = time.time()
+    reply = await run(
+        """
+send("A")
+task, payload = receive(), receive()
+send("R", b'{"contentType": "application/json"}')
+send("B", json.dumps([task, payload], default=bytes.decode).encode())
+""",
+        env={"TOKEN": "secret"},
+        deadline_seconds=30,
+    )
+    assert reply.failure is None
+    assert reply.content_type == "application/json"
+    (kind, task), (second, payload) = msgspec.json.decode(reply.result)
+    assert (kind, second, payload) == ("T", "P", '{"a": 1}')
+    told = msgspec.json.decode(task)
+    assert began + 30 <= told.pop("deadline") <= time.time() + 30
+    assert told == {
+        "taskId": REQUEST.task_id,
+        "taskType": "probe",
+        "attempt": 1,
+        "contentType": "application/json",
+        "version": "1",
+        "memoryMiB": 256,
+        "env": {"TOKEN": "secret"},
+    }
+    assert began * 1000 - 1 <= reply.started_at <= reply.finished_at
+
+
+async def test_a_result_may_be_bytes_of_any_type():
+    reply = await run("""
+send("A"); receive(); receive()
+send("R", b'{"contentType": "image/png"}'); send("B", b"\\xff\\xd8")
+""")
+    assert (reply.failure, reply.result, reply.content_type) == (None, b"\xff\xd8", "image/png")
+
+
+async def test_an_import_that_fails_is_the_functions_error():
+    reply = await run("""
+told = {"type": "Function.Error", "error": "ImportError", "message": "no x", "traceback": "T"}
+send("E", json.dumps(told).encode())
+""")
+    assert reply.failure == Failure(FailureType.ERROR, "no x", error="ImportError", traceback="T")
+
+
+async def test_a_process_that_ends_before_it_is_armed_is_an_exit_code():
+    reply = await run("sys.exit(3)")
+    assert reply.failure == Failure(
+        FailureType.EXIT_CODE, "the process exited with code 3 before the handler was imported", exit_code=3
+    )
+
+
+async def test_an_import_that_takes_too_long_says_so(monkeypatch):
+    monkeypatch.setattr(invocation, "START_UP_SECONDS", 0.2)
+    reply = await run("time.sleep(600)")
+    assert reply.failure == Failure(FailureType.TIMEOUT, "the handler's import took more than 0.2 s")
+
+
+async def test_the_functions_time_starts_when_it_is_armed_and_given_its_input(monkeypatch):
+    reply = await run(
+        """
+time.sleep(1)
+send("A"); receive(); receive()
+send("R"); send("B", b"1")
+""",
+        deadline_seconds=0.9,
+    )
+    assert (reply.failure, reply.result) == (None, b"1")
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ('send("Z")', "the process wrote to its result channel what is no frame"),
+        ('send("R")', "the process sent a frame 'R' before it was ready"),
+        ('send("A"); send("A")', "the process sent a frame 'A' out of turn"),
+        ('send("A"); send("B")', "the process sent a frame 'B' out of turn"),
+        ('send("A"); send("R"); send("R")', "the process sent a frame 'R' out of turn"),
+        ('send("A"); send("R", b"[")', "the process sent a frame that cannot be read"),
+        ('send("A"); send("G", b"null")', "the process sent a frame that cannot be read"),
+        ('send("A"); send("E", b"\\xff")', "the process sent a frame that cannot be read"),
+        ('send("A"); send("R", b\'{"contentType": "a/b\\\\r\\\\nX: 1"}\')', "is no content type"),
+        ('send("A"); send("R"); send("B", b"NaN")', "the result says that it is JSON, and is not"),
+        ('send("A"); send("R"); send("B", b"")', "the result says that it is JSON, and is not"),
+        ('send("A"); send("R"); send("B", b"[" * 900)', "the result says that it is JSON, and is not"),
+        (
+            'send("A"); send("R"); os.write(1, b"B\\0\\1\\0\\0")',
+            "the result of 65536 bytes is over the cap of 1000 bytes",
+        ),
+        ('send("A"); os.write(1, b"E\\xff\\0\\0\\0")', "the frame 'E' of 4278190080 bytes is over the cap"),
+    ],
+)
+async def test_what_breaks_the_contract_is_a_bad_result_that_says_how(code, message):
+    assert message in await bad(code + "\ntime.sleep(600)")
+
+
+async def test_a_frame_that_is_cut_off_is_an_exit_code():
+    reply = await run('send("A"); send("R"); os.write(1, b"B\\0\\0\\0\\5abc"); sys.exit(1)')
+    assert reply.failure == Failure(
+        FailureType.EXIT_CODE, "the process exited with code 1 before it gave a result", exit_code=1
+    )
+
+
+@given(garbage=st.binary(max_size=200), armed=st.booleans())
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_garbage_is_a_failure_of_the_function_and_never_an_exception(garbage, armed):
+    data = frame("A", b"{}") * armed + garbage
+    reply = asyncio.run(run(f"os.write(1, {data!r})"))
+    assert reply.failure is not None or reply.result is not None
+
+
+async def test_an_over_long_message_and_traceback_are_cut():
+    reply = await run("""
+send("A")
+told = {"message": "m" * 50000, "error": "e" * 50000, "traceback": "t" * 100000 + "end"}
+send("E", json.dumps(told).encode())
+""")
+    assert len(reply.failure.message) == 4096
+    assert len(reply.failure.error) == 4096
+    assert len(reply.failure.traceback) == 32768
+    assert reply.failure.traceback.endswith("end")
+
+
+async def test_progress_is_kept_within_0_and_1():
+    told: list[tuple[float, str]] = []
+    sandbox = await ProcessSandbox.of(
+        SPEAK
+        + 'send("A"); send("G", b\'{"fraction": 7}\'); send("G", b\'{"fraction": -1, "message": "x"}\');'
+        'send("R"); send("B", b"1")'
+    )
+    await invoke(sandbox, "python", REQUEST, on_progress=lambda *progress: told.append(progress))
+    await sandbox.remove()
+    assert told == [(1.0, ""), (0.0, "x")]
+
+
+async def test_a_process_that_lingers_after_its_result_is_ended_and_its_last_lines_are_kept(monkeypatch):
+    monkeypatch.setattr(output, "LINGER_SECONDS", 0.2)
+    sandbox = await ProcessSandbox.of(
+        SPEAK + 'send("A"); send("R"); send("B", b"1"); os.write(2, b"last"); os.write(1, b"x" * 5000000);'
+        "time.sleep(600)"
+    )
+    reply = await invoke(sandbox, "python", REQUEST)
+    assert (reply.failure, reply.result, reply.log) == (None, b"1", b"last")
+    assert sandbox.signals == ["SIGKILL"]
+    await sandbox.remove()
+
+
+async def test_a_timeout_tells_the_process_first_and_reads_what_it_writes_then():
+    sandbox = await ProcessSandbox.of(
+        SPEAK
+        + """
+import signal
+def tidy(*_):
+    os.write(1, b"x" * 5000000)
+    os.write(2, b"tidied up")
+    os._exit(0)
+signal.signal(signal.SIGTERM, tidy)
+send("A")
+time.sleep(600)
+"""
+    )
+    reply = await invoke(sandbox, "python", replace(REQUEST, deadline_seconds=0.3))
+    assert reply.failure == Failure(FailureType.TIMEOUT, "the function took more than 0.3 s")
+    assert reply.log == b"tidied up"
+    assert sandbox.signals[0] == "SIGTERM"
+    await sandbox.remove()
+
+
+async def test_a_broken_engine_is_an_exception():
+    class Lost(ProcessSandbox):
+        async def wait(self) -> Exit:
+            raise SandboxLost("the engine is gone")
+
+    sandbox = await Lost.of(SPEAK + "sys.exit(0)")
+    with pytest.raises(SandboxLost, match="the engine is gone"):
+        await invoke(sandbox, "python", REQUEST)
+    await sandbox.remove()
+
+
+async def test_an_engine_that_goes_away_after_the_result_changes_nothing():
+    class Lost(ProcessSandbox):
+        async def kill(self, name: str = "SIGKILL") -> None:
+            raise SandboxLost("the engine is gone")
+
+    sandbox = await Lost.of(SPEAK + 'send("A"); send("R"); send("B", b"1"); time.sleep(600)')
+    reply = await invoke(sandbox, "python", REQUEST)
+    assert (reply.failure, reply.result) == (None, b"1")
+    await sandbox.remove()
+
+
+async def test_a_cancelled_invocation_leaves_no_task_behind():
+    sandbox = await ProcessSandbox.of(SPEAK + 'send("A"); os.write(2, b"here"); time.sleep(600)')
+    before = asyncio.all_tasks()
+    invoking = asyncio.create_task(invoke(sandbox, "python", REQUEST))
+    await asyncio.sleep(0)
+    invoking.cancel()
+    await asyncio.wait({invoking})
+    assert invoking.cancelled()
+    assert asyncio.all_tasks() == before
+    await sandbox.remove()
+
+
+# --- the log
+
+
+async def test_the_log_is_its_first_bytes_and_a_count_of_the_rest():
+    reply = await run('send("A"); os.write(2, b"ab" * 1000); send("R"); send("B", b"1")')
+    assert reply.log == b"ab" * 500
+    assert reply.log_dropped == 1000
+
+
+async def test_bytes_that_are_no_utf8_are_replaced_within_the_cap():
+    reply = await run('send("A"); os.write(2, b"\\xff" * 600); send("R"); send("B", b"1")')
+    assert reply.log.decode() == "\N{REPLACEMENT CHARACTER}" * 333
+    assert reply.log_dropped == 0
+
+
+# --- the Unix contract
+
+
+async def test_the_payload_is_stdin_to_its_end_and_stdout_the_result():
+    reply = await run(
+        "import sys; sys.stdout.write(sys.stdin.read()[::-1])", "unix", payload=b"abc" * 300, max_result=900
+    )
+    assert (reply.failure, reply.result) == (None, b"cba" * 300)
+    assert reply.content_type == "text/plain; charset=utf-8"
+
+
+async def test_one_byte_over_the_cap_is_over_it():
+    assert (await run('print("x" * 999)', "unix")).failure is None
+    reply = await run('print("x" * 1000)', "unix")
+    assert reply.failure == Failure(FailureType.BAD_RESULT, "the result is over the cap of 1000 bytes")
+
+
+async def test_a_signal_is_named():
+    reply = await run("import os; os.kill(os.getpid(), 11)", "unix")
+    assert reply.failure == Failure(FailureType.EXIT_CODE, "the process was ended by SIGSEGV", exit_code=139)
+
+
+async def test_a_codes_that_is_no_signals_is_just_told():
+    reply = await run("import sys; sys.exit(255)", "unix")
+    assert reply.failure == Failure(FailureType.EXIT_CODE, "the process exited with code 255", exit_code=255)
