@@ -44,7 +44,7 @@ lock: $(READY) ## resolve pyproject.toml anew into requirements.lock
 		--no-emit-index-url --no-header --quiet --output-file requirements.lock
 
 clean: ## remove what was built and what the stack keeps here: tasks, results, functions' logs
-	@if [ -x $(BIN)/python ]; then $(BIN)/python -m mayfly.stack down; fi
+	-@if [ -x $(BIN)/mayfly ]; then $(BIN)/mayfly down; fi
 	rm -rf $(VENV) .mayfly .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

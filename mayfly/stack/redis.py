@@ -39,7 +39,8 @@ class Redis(Part):
 
     def environment(self) -> dict[str, str]:
         return {
-            "MAYFLY_REDIS": self.given or f"redis://default:{self.home.secret('redis')}@127.0.0.1:{self._port}/0"
+            "MAYFLY_REDIS": self.given
+            or f"redis://default:{self.home.secret('redis')}@127.0.0.1:{self._port}/0"
         }
 
     def programs(self) -> list[Program]:
