@@ -2,7 +2,6 @@
 
 import os
 import shlex
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,15 +18,13 @@ class Running:
     pid: int
     gateway: str | None
     parts: tuple[PartState, ...]
-    started_at: int
-    """Seconds since 1970."""
 
 
 def claim(home: Home) -> None:
     """Records that this process has the directory's stack, from its first moment on."""
     mine = Identity.of(os.getpid())
     assert mine is not None
-    home.write_json("supervisor.json", {**asdict(mine), "startedAt": int(time.time())})
+    home.write_json("supervisor.json", asdict(mine))
 
 
 def write_record(home: Home, parts: Sequence[PartState], gateway: str | None) -> None:
@@ -47,9 +44,8 @@ def running(directory: Path) -> Running | None:
     up, value = supervisor(home), home.read_json("stack.json")
     if up is None or not value:
         return None
-    started_at = home.read_json("supervisor.json")["startedAt"]
     parts = tuple(PartState(**part) for part in value["parts"])
-    return Running(up.pid, value["gateway"], parts, started_at)
+    return Running(up.pid, value["gateway"], parts)
 
 
 def supervisor(home: Home) -> Identity | None:

@@ -156,9 +156,6 @@ class Stack:
     def gateway(self) -> str | None:
         return next((part.address for part in self._services if isinstance(part, Gateway)), None)
 
-    def part(self, name: str) -> Part:
-        return next(part for part in self._all if part.name == name)
-
     async def record(self) -> None:
         """Tells the tools, which are other processes, what runs here."""
         lines = [f"{name}={shlex.quote(value)}" for name, value in sorted(self.environment().items())]
