@@ -12,7 +12,7 @@ import docker
 import msgspec
 from watchfiles import awatch
 
-from mayfly.adapters.kafka import Catalog, Log, publish
+from mayfly.adapters.kafka import Catalog, Log, ensure_topics, publish
 from mayfly.base_image import ensure_base
 from mayfly.build import build, function_folders
 from mayfly.errors import FunctionError, MayflyError, StackError
@@ -57,6 +57,7 @@ class Deployer:
         self._home = home
         self._folder = folder.resolve()
         self._log = Log(settings)
+        self._settings = settings
         self._catalog = Catalog(settings)
         self._docker = docker.DockerClient(base_url=engine, timeout=BUILD_TIMEOUT)
         self._say = say
@@ -199,6 +200,8 @@ class Deployer:
         self._write()
 
     async def _publish(self, function: Function) -> None:
+        # Its queue's topics first: a task may come as soon as the catalog has the function.
+        await ensure_topics(self._settings.model_copy(update={"queue": function.queue}))
         await publish(self._log, function)
         self._published[function.name] = function
 
