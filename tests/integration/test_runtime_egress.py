@@ -28,7 +28,7 @@ import socket
 result = {}
 for host, port in given:
     try:
-        socket.create_connection((host, port), timeout=1.5).close()
+        socket.create_connection((host, port), timeout=3).close()
         result[f"{host}:{port}"] = "answered"
     except TimeoutError:
         result[f"{host}:{port}"] = "dropped"

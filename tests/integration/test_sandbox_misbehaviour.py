@@ -103,9 +103,9 @@ try:
 finally:
     print("cleaned up")
 """,
-        deadline_seconds=0.5,
+        deadline_seconds=2,
     )
-    assert reply.failure == Failure(FailureType.TIMEOUT, "the function took more than 0.5 s")
+    assert reply.failure == Failure(FailureType.TIMEOUT, "the function took more than 2 s")
     assert reply.log == b"cleaned up\n"
     assert reply.finished_at - reply.started_at < 30_000
 
@@ -119,11 +119,11 @@ signal.signal(signal.SIGTERM, lambda *_: print("no"))
 while True:
     time.sleep(60)
 """,
-        deadline_seconds=0.5,
+        deadline_seconds=2,
     )
-    assert reply.failure == Failure(FailureType.TIMEOUT, "the function took more than 0.5 s")
+    assert reply.failure == Failure(FailureType.TIMEOUT, "the function took more than 2 s")
     assert reply.log == b"no\n"
-    assert time.monotonic() - began > 2.5
+    assert time.monotonic() - began > 4
 
 
 async def test_a_fork_bomb_ends_at_the_limit_on_processes_and_dies_with_its_sandbox(sandboxes):

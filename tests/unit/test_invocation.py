@@ -176,16 +176,15 @@ async def test_an_import_that_takes_too_long_says_so(monkeypatch):
     assert reply.failure == Failure(FailureType.TIMEOUT, "the handler's import took more than 0.2 s")
 
 
-async def test_the_functions_time_starts_when_it_is_armed_and_given_its_input(monkeypatch):
-    reply = await run(
-        """
+async def test_the_functions_time_starts_when_it_is_armed():
+    began = time.time()
+    reply = await run("""
 time.sleep(1)
 send("A"); receive(); receive()
 send("R"); send("B", b"1")
-""",
-        deadline_seconds=0.9,
-    )
+""")
     assert (reply.failure, reply.result) == (None, b"1")
+    assert reply.started_at >= (began + 1) * 1000 - 1
 
 
 @pytest.mark.parametrize(
@@ -279,8 +278,8 @@ send("A")
 time.sleep(600)
 """
     )
-    reply = await invoke(sandbox, "python", replace(REQUEST, deadline_seconds=0.3))
-    assert reply.failure == Failure(FailureType.TIMEOUT, "the function took more than 0.3 s")
+    reply = await invoke(sandbox, "python", replace(REQUEST, deadline_seconds=2))
+    assert reply.failure == Failure(FailureType.TIMEOUT, "the function took more than 2 s")
     assert reply.log == b"tidied up"
     assert sandbox.signals[0] == "SIGTERM"
     await sandbox.remove()
