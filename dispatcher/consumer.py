@@ -126,7 +126,8 @@ class LogConsumer:
 
     def _poll(self) -> None:
         first = self._consumer.poll(IDLE_SECONDS)
-        messages = [first, *self._consumer.consume(BATCH - 1, 0)] if first else []
+        # A message is as true as its value is long, so one without a value is false.
+        messages = [] if first is None else [first, *self._consumer.consume(BATCH - 1, 0)]
         readable = [message for message in messages if self._readable(message)]
         pause, resume = self._on_loop(self._take, readable)
         if pause:
@@ -159,6 +160,8 @@ class LogConsumer:
             for topic in self._held[number]:
                 if (topic, number) not in here:
                     consumer.seek(self._starting(topic, number))
+        # A lane that was paused when its partition went comes back paused.
+        consumer.resume([*assigned, *(place for number in fresh for place in self._places(number))])
         log.info("partitions assigned", extra={"partitions": sorted(numbers)})
 
     def _on_revoke(self, consumer: Consumer, revoked: list[TopicPartition]) -> None:
@@ -201,7 +204,10 @@ class LogConsumer:
         self._open([number])
         for topic in self._held[number]:
             self._consumer.seek(self._starting(topic, number))
-        self._consumer.resume([TopicPartition(topic, number) for topic in self._held[number]])
+        self._consumer.resume(self._places(number))
+
+    def _places(self, number: int) -> list[TopicPartition]:
+        return [TopicPartition(topic, number) for topic in self._held[number]]
 
     def _starting(self, topic: str, number: int) -> TopicPartition:
         checkpoint = self.partitions[number].origin
