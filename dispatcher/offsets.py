@@ -103,11 +103,13 @@ class Checkpoint:
 
     def is_older(self, other: "Checkpoint") -> bool:
         """Whether this one was taken before the other, of the same partition."""
+        return self._age < other._age
 
-        def bases(checkpoint: Checkpoint) -> list[int]:
-            return [checkpoint.lanes.get(lane, (0, ()))[0] for lane in Lane]
-
-        return (self.start, bases(self)) < (other.start, bases(other))
+    @property
+    def _age(self) -> tuple[int, list[tuple[int, int]]]:
+        # While a lane's base stays where it is, its pending commands can only become fewer.
+        lanes = (self.lanes.get(lane, (0, ())) for lane in Lane)
+        return self.start, [(base, -len(pending)) for base, pending in lanes]
 
 
 class Offsets:

@@ -1,5 +1,7 @@
 """The checkpoint: which commands are done, in a string that fits an offset's metadata."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -99,3 +101,16 @@ def test_done_is_exactly_what_was_marked(offsets: list[int], data: st.DataObject
 def test_of_two_checkpoints_at_most_one_is_older(one: Checkpoint, other: Checkpoint) -> None:
     assert not (one.is_older(other) and other.is_older(one))
     assert not one.is_older(one)
+
+
+@given(st.integers(1, 20), st.data())
+def test_of_two_checkpoints_the_one_that_was_taken_first_is_older(count: int, data: st.DataObject) -> None:
+    """Also where they differ by nothing but a command that was passed over, and is done now."""
+    lanes = Offsets(Checkpoint())
+    taken = [lanes.checkpoint(0)]
+    for offset in range(count):
+        lanes.read(Position(Lane.NORMAL, offset))
+    for offset in data.draw(st.permutations(range(count))):
+        lanes.done(Position(Lane.NORMAL, offset))
+        taken.append(lanes.checkpoint(0))
+    assert all(before.is_older(after) for before, after in pairwise(taken))
