@@ -48,6 +48,7 @@ class Liveness:
         self._clock = clock
         self.held: set[tuple[int, int]] = set()
         self._alive: dict[str, set[str]] = {}
+        self._looked_at = clock()
         # Since when, by our clock, an id or one of its fences has been absent.
         self._missing: dict[tuple[str, str], float] = {}
 
@@ -67,7 +68,7 @@ class Liveness:
             self._missing.clear()
             log.warning("no heartbeat: %s", error)
             return
-        now = self._clock()
+        now = self._looked_at = self._clock()
         for gone in self._alive.keys() - alive.keys():
             self._missing.setdefault((gone, ""), now)
         self._alive = alive
@@ -84,9 +85,9 @@ class Liveness:
         fence = _name(partition, held.fence)
         if self._present(held.holder, fence):
             return False
-        now = self._clock()
-        since = self._missing.setdefault((held.holder, fence), now)
-        return now - min(since, self._missing.get((held.holder, ""), since)) >= self._life
+        since = self._missing.setdefault((held.holder, fence), self._clock())
+        # Up to the last look and not to now: while Redis hangs, nobody is seen to be absent.
+        return self._looked_at - min(since, self._missing.get((held.holder, ""), since)) >= self._life
 
     def _present(self, holder: str, fence: str) -> bool:
         fences = self._alive.get(holder)

@@ -107,6 +107,16 @@ async def test_while_redis_is_away_nobody_is_absent(liveness: Liveness, redis: R
     assert liveness.is_gone(HELD, PARTITION)
 
 
+async def test_while_redis_hangs_nobody_is_absent(liveness: Liveness, redis: Redis, clock: Clock) -> None:
+    await liveness.refresh()
+    assert not liveness.is_gone(HELD, PARTITION)
+    clock.now += 60  # A question to Redis that has no answer yet.
+    assert not liveness.is_gone(HELD, PARTITION)
+    redis.beats["other"] = {"id": "other", "fences": ["3:7"]}
+    await liveness.refresh()
+    assert not liveness.is_gone(HELD, PARTITION)
+
+
 async def test_a_holder_that_comes_back_in_time_keeps_its_claim(
     liveness: Liveness, redis: Redis, clock: Clock
 ) -> None:
