@@ -7,7 +7,7 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator
 from datetime import timedelta
-from typing import Any
+from typing import Any, Final
 
 import boto3
 import obstore
@@ -19,6 +19,8 @@ from obstore.store import S3Store
 from mayfly.errors import BlobNotFound, BlobsUnavailable
 from mayfly.settings import Settings
 from mayfly.task import BlobRef
+
+MAX_KEY_BYTES: Final = 1024
 
 
 class Blobs:
@@ -62,9 +64,12 @@ class Blobs:
 
     async def open(self, key: str) -> tuple[int, AsyncIterator[bytes]]:
         """The object's size in bytes, and its chunks as they arrive. Raises `BlobNotFound`."""
+        if not 0 < len(key.encode()) <= MAX_KEY_BYTES:
+            raise BlobNotFound(f"S3 can have no key of {len(key.encode())} bytes")
         try:
             response = await obstore.get_async(self._store, key)
-        except FileNotFoundError as error:
+        except (FileNotFoundError, ValueError) as error:
+            # A ValueError is a key that is no path, such as a foreign command may name.
             raise BlobNotFound(f"S3 has no {key}") from error
         except BaseError as error:
             raise BlobsUnavailable(f"S3 did not give {key}: {_reason(error)}") from error
