@@ -138,10 +138,11 @@ class Executor:
             await self._finish(partition, command, claim, fence, outcome)
             return None, None
         finally:
-            if launching is not None:
-                await _discard(launching)
+            # First of all: a fence that the heartbeat went on to name would hold its task for ever.
             if fence is not None:
                 self._held.held.discard((partition.number, fence))
+            if launching is not None:
+                await _discard(launching)
 
     # --- claim
 
@@ -265,28 +266,35 @@ class Executor:
         kept: Log | None = None
         if reply.result is not None:
             data = reply.result
-            blob = await self._insist(lambda: self._blobs.put(f"results/{place}", data, reply.content_type))
+            blob = await self._put(f"results/{place}", data, reply.content_type)
             small = reply.content_type == JSON and len(data) <= self._settings.result_inline_bytes
             result = Result(blob, reply.content_type, inline=msgspec.Raw(data) if small else NOTHING)
         if reply.log:
-            blob = await self._insist(
-                lambda: self._blobs.put(f"logs/{place}", reply.log, "text/plain; charset=utf-8")
-            )
+            blob = await self._put(f"logs/{place}", reply.log, "text/plain; charset=utf-8")
             kept = Log(blob, reply.log_dropped)
         return Outcome(reply.started_at, reply.finished_at, result, reply.failure, kept)
 
+    async def _put(self, key: str, data: bytes, content_type: str) -> BlobRef:
+        async def put() -> BlobRef:
+            try:
+                blob = await self._blobs.put(key, data, content_type)
+            except BlobsUnavailable:
+                self.storing_fails = True
+                raise
+            self.storing_fails = False
+            return blob
+
+        return await self._insist(put)
+
     async def _insist(self, call: Callable[[], Awaitable[T]]) -> T:
         """Ask S3 until it answers."""
-        delays = _backoff()
-        while True:
+        for delay in _backoff():
             try:
-                self.storing_fails, answer = False, await call()
+                return await call()
             except BlobsUnavailable as error:
-                self.storing_fails = True
                 log.warning("S3 is away: the attempt waits", reason=str(error))
-                await asyncio.sleep(next(delays))
-            else:
-                return answer
+                await asyncio.sleep(delay)
+        raise AssertionError("the delays never end")
 
     # --- finish
 
@@ -311,11 +319,11 @@ class Executor:
         """Append until it is acknowledged, or until that has no more use. A second copy is void."""
         value = encode(event)
         for delay in _backoff():
+            if until():
+                return
             try:
                 await self._events.append_event(partition.number, event.task_id, value)
             except LogUnavailable as error:
-                if until():
-                    return
                 log.warning("Kafka is away: the event waits", reason=str(error))
                 await asyncio.sleep(delay)
             else:
@@ -330,11 +338,10 @@ def _backoff() -> Iterator[float]:
 
 async def _discard(launching: "asyncio.Task[Sandbox]") -> None:
     """Remove a sandbox that was launched ahead, however far its launch has come."""
-    try:
-        sandbox = await launching
-    except SandboxLost:
-        return
-    await sandbox.remove()
+    launching.cancel()
+    await asyncio.wait({launching})
+    if not launching.cancelled() and launching.exception() is None:
+        await launching.result().remove()
 
 
 def _now() -> int:

@@ -1,7 +1,6 @@
 """What a function gets: its payload, checked, and the environment that only its input may carry."""
 
 import base64
-import binascii
 import hashlib
 import time
 from collections.abc import Mapping
@@ -10,7 +9,7 @@ from typing import NamedTuple, Protocol
 
 from dotenv import dotenv_values
 
-from dispatcher.invocation import Request
+from dispatcher.invocation import MESSAGE_CHARS, Request
 from mayfly import strictjson
 from mayfly.function import Function
 from mayfly.payload import InvalidSchema, PayloadSchemas
@@ -73,7 +72,8 @@ class Refused(Exception):
 
     def __init__(self, type: FailureType, message: str) -> None:
         super().__init__(message)
-        self.failure = Failure(type, message)
+        # A message may quote a command that is nearly as large as a record can be.
+        self.failure = Failure(type, message[:MESSAGE_CHARS])
 
 
 class Payloads(Protocol):
@@ -104,7 +104,7 @@ class Inputs:
         if envelope.payload_base64 is not None:
             try:
                 return base64.b64decode(envelope.payload_base64, validate=True)
-            except binascii.Error as error:
+            except ValueError as error:
                 raise Refused(FailureType.INVALID, f"payloadBase64: {error}") from error
         if envelope.payload_ref is None:
             return bytes(envelope.payload) or b"null"
