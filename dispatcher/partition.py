@@ -83,6 +83,10 @@ class LaneBuffer:
         return command
 
     @property
+    def first(self) -> Command:
+        return self._commands[0]
+
+    @property
     def should_pause(self) -> bool:
         return len(self) >= MAX_BUFFERED or self._bytes >= MAX_BUFFERED_BYTES
 
@@ -183,6 +187,20 @@ class Partition:
             if claim := self._consider(command):
                 return command, claim
         return None
+
+    def pass_over(self) -> None:
+        """See to the commands that need no slot and have none to claim before them in their lane.
+
+        After a flush of the read model a lane is read from its start, and goes on only as it is emptied:
+        were that left to the slots, the rebuild would wait for the tasks that run.
+        """
+        if self.lost or not self.caught_up:
+            return
+        for buffer in self.buffers.values():
+            while buffer and len(self._started) < MAX_PENDING:
+                if isinstance(self.step(buffer.first), Claim):
+                    break
+                self._consider(buffer.popleft())
 
     def _consider(self, command: Command) -> Claim | None:
         self._started.add(command.position)

@@ -88,6 +88,8 @@ class Scheduler:
         # Takeovers first: behind a long backlog they would wait for ever.
         while self._may_start() and (found := self._takeover() or self._next()):
             self._start(self._executor.run(*found), found[1])
+        for partition in self.partitions.values():
+            partition.pass_over()
 
     def _may_start(self) -> bool:
         held_back = self._executor.storing_fails or self._projector.overloaded
