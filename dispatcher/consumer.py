@@ -39,7 +39,8 @@ class Owner(Protocol):
     def projection(self) -> Projection: ...
 
     async def projected(self) -> dict[int, str]:
-        """The checkpoints that the read model was projected to, by partition. Raises `MayflyError`."""
+        """The checkpoints that the read model was projected to, by partition, each with a mark of its own
+        behind a space. Raises `MayflyError`."""
 
     def assigned(self, partition: Partition, projected: str) -> None:
         """`projected` is the checkpoint that the read model has of it, or `UNKNOWN`."""
@@ -187,7 +188,7 @@ class LogConsumer:
             number = place.partition
             checkpoint = _decode(place.metadata if place.offset >= 0 else None, number)
             seen = UNKNOWN if projected is None else projected.get(number, "")
-            if seen != UNKNOWN and (older := _decode(seen, number)).is_older(checkpoint):
+            if seen != UNKNOWN and (older := _decode(seen.partition(" ")[0], number)).is_older(checkpoint):
                 checkpoint = older
             end = self._insist(partial(self._end_of_events, number))
             self._on_loop(self._add, number, checkpoint, end, seen)
