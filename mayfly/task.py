@@ -14,7 +14,7 @@ import uuid
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal, NamedTuple
+from typing import Annotated, Any, Final, Literal, NamedTuple
 
 import msgspec
 
@@ -22,6 +22,9 @@ NO_FENCE: Final = -1
 JSON: Final = "application/json"
 NAMESPACE: Final = uuid.UUID("6f1c6a52-4f0e-5d0b-9d53-6d6179666c79")
 """Of every UUIDv5 that Mayfly makes."""
+
+MAX_TIMEOUT_SECONDS: Final = 86_400
+"""What a task may ask for as its own limit: a day."""
 
 MAX_LOSSES: Final = 3
 """How often a task is delivered again because infrastructure failed, before it fails with `Sandbox.Lost`."""
@@ -113,7 +116,7 @@ class Envelope(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     payload_ref: BlobRef | None = None
     content_type: str = JSON
     name: str | None = None
-    timeout_seconds: float | None = None
+    timeout_seconds: Annotated[float, msgspec.Meta(gt=0, le=MAX_TIMEOUT_SECONDS)] | None = None
     tags: tuple[str, ...] = ()
 
 
