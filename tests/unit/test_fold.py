@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from dispatcher.offsets import Checkpoint, Offsets
 from mayfly.task import (
+    MAX_TIMEOUT_SECONDS,
     NO_FENCE,
     NOTHING,
     BlobRef,
@@ -199,7 +200,7 @@ def test_events_survive_the_wire(log: list[Event]) -> None:
         payload=inlines,
         content_type=st.text(),
         name=st.none() | st.text(),
-        timeout_seconds=st.none() | st.floats(0.1, 1e6),
+        timeout_seconds=st.none() | st.floats(0.1, MAX_TIMEOUT_SECONDS),
         tags=st.lists(st.text()).map(tuple),
     )
 )
