@@ -188,7 +188,7 @@ class LogConsumer:
             number = place.partition
             checkpoint = _decode(place.metadata if place.offset >= 0 else None, number)
             seen = UNKNOWN if projected is None else projected.get(number, "")
-            if seen != UNKNOWN and (older := _decode(seen.partition(" ")[0], number)).is_older(checkpoint):
+            if seen != UNKNOWN and (older := _decode_projected(seen)).is_older(checkpoint):
                 checkpoint = older
             end = self._insist(partial(self._end_of_events, number))
             self._on_loop(self._add, number, checkpoint, end, seen)
@@ -343,6 +343,15 @@ def _decode(text: str | None, number: int) -> Checkpoint:
         return Checkpoint.decode(text)
     except ValueError as error:
         raise SettingsError(f"partition {number} has {error}: run a dispatcher that is as new") from error
+
+
+def _decode_projected(text: str) -> Checkpoint:
+    try:
+        return Checkpoint.decode(text.partition(" ")[0])
+    except ValueError as error:
+        # Nothing that Redis holds may stop the work.
+        log.warning("the read model has %s: writing it again", error)
+        return Checkpoint()
 
 
 def _bytes(value: object) -> bytes | None:

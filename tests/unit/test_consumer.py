@@ -10,6 +10,7 @@ from confluent_kafka import Message, TopicPartition
 
 from dispatcher import consumer as module
 from dispatcher.consumer import LogConsumer
+from dispatcher.offsets import Checkpoint
 from dispatcher.partition import MAX_BUFFERED, Partition
 from mayfly import view
 from mayfly.task import Envelope, Lane, encode
@@ -25,6 +26,7 @@ class Kafka:
         self.steps: deque[Callable[[], Message | None]] = deque()
         self.paused: set[tuple[str, int]] = set()
         self.ends: dict[int, int] = {}
+        self.checkpoint = Checkpoint()
         self.commits: list[list[TopicPartition]] = []
 
     def subscribe(self, topics: list[str], on_assign: Any, on_revoke: Any) -> None:
@@ -67,7 +69,10 @@ class Kafka:
         self.paused -= {(place.topic, place.partition) for place in places}
 
     def committed(self, places: list[TopicPartition], timeout: float) -> list[TopicPartition]:
-        return places
+        return [
+            TopicPartition(place.topic, place.partition, 0, metadata=self.checkpoint.encode())
+            for place in places
+        ]
 
     def get_watermark_offsets(self, place: TopicPartition, timeout: float, cached: bool) -> tuple[int, int]:
         return 0, self.ends.get(place.partition, 0)
@@ -85,9 +90,10 @@ class Owner:
     def __init__(self) -> None:
         self.projection = self
         self.tasks: list[str] = []
+        self.checkpoints: dict[int, str] = {}
 
     async def projected(self) -> dict[int, str]:
-        return {}
+        return self.checkpoints
 
     def assigned(self, partition: Partition, projected: str) -> None: ...
 
@@ -189,3 +195,27 @@ async def test_a_command_that_is_no_envelope_is_a_task_all_the_same(
     consumer.start()
     await read_all(consumer, kafka)
     assert len(owner.tasks) == 1
+
+
+@pytest.mark.parametrize("projected", ["garbage", "1:~", "9:from a newer version mark"])
+async def test_a_read_model_whose_checkpoint_cannot_be_read_is_written_again(
+    projected: str, consumer: LogConsumer, kafka: Kafka, owner: Owner
+) -> None:
+    kafka.checkpoint = Checkpoint(5, {Lane.HIGH: (0, ()), Lane.NORMAL: (3, (1,)), Lane.LOW: (0, ())})
+    owner.checkpoints[0] = projected
+    kafka.assign()
+    consumer.start()
+    await read_all(consumer, kafka)
+    assert consumer.partitions[0].origin == Checkpoint()
+
+
+async def test_a_partition_starts_where_the_read_model_is_if_that_is_behind(
+    consumer: LogConsumer, kafka: Kafka, owner: Owner
+) -> None:
+    behind = Checkpoint(5, {Lane.HIGH: (0, ()), Lane.NORMAL: (3, (1, 2)), Lane.LOW: (0, ())})
+    kafka.checkpoint = Checkpoint(5, {Lane.HIGH: (0, ()), Lane.NORMAL: (3, (1,)), Lane.LOW: (0, ())})
+    owner.checkpoints[0] = behind.encode() + " 0123abcd"
+    kafka.assign()
+    consumer.start()
+    await read_all(consumer, kafka)
+    assert consumer.partitions[0].origin == behind
