@@ -57,7 +57,8 @@ class Settings(BaseSettings):
     dispatcher_host: str = "127.0.0.1"
     dispatcher_port: int = Field(0, ge=0, le=65535)
     """Where the dispatcher serves /healthz and /metrics; port 0 takes a free one."""
-    heartbeat_seconds: float = Field(1.0, gt=0)
+    heartbeat_seconds: float = Field(0.5, gt=0)
+    """What /workers shows is to be at most a second old: half of it is the beat, the rest the way there."""
     heartbeat_life_seconds: float = Field(5.0, gt=0)
     """A dispatcher that has not been seen for this long may have its tasks taken over."""
     functions_dir: Path | None = None
