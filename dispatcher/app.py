@@ -210,7 +210,8 @@ class Dispatcher:
         self._consumer.reset(partition)
 
     def _on_outcome(self, function: str, outcome: Outcome) -> None:
-        self.metrics.outcome(function, outcome)
+        # Anybody may name a function that there is none of: those share one label.
+        self.metrics.outcome(function if self._catalog.get(function) else "", outcome)
 
 
 def _rfc3339(at: datetime) -> str:

@@ -57,7 +57,8 @@ class Blobs(Protocol):
 
 
 class Catalog(Protocol):
-    def get(self, name: str) -> Function | None: ...
+    async def find(self, name: str, revision: int) -> Function | None:
+        """Raises `LogUnavailable`."""
 
 
 class Progress(Protocol):
@@ -120,7 +121,7 @@ class Executor:
 
         Returns the claim to go on with, and why, if infrastructure failed under this one.
         """
-        function = self._catalog.get(command.envelope.task_type)
+        function = await self._function(command)
         launching = self._launch_ahead(command, claim, function)
         fence: int | None = None
         try:
@@ -143,6 +144,19 @@ class Executor:
                 self._held.held.discard((partition.number, fence))
             if launching is not None:
                 await _discard(launching)
+
+    async def _function(self, command: Command) -> Function | None:
+        """None where there is none, or the command cannot be run whatever the function."""
+        envelope = command.envelope
+        if command.invalid:
+            return None
+        for delay in _backoff():
+            try:
+                return await self._catalog.find(envelope.task_type, envelope.catalog_revision)
+            except LogUnavailable as error:
+                log.warning("Kafka is away: the attempt waits", reason=str(error))
+                await asyncio.sleep(delay)
+        raise AssertionError("the delays never end")
 
     # --- claim
 

@@ -116,6 +116,7 @@ class Tasks:
             name=submission.name,
             timeout_seconds=submission.timeout_seconds,
             tags=submission.tags,
+            catalog_revision=self._functions.revision,
         )
         payload = submission.payload
         if len(payload) > self._settings.payload_inline_bytes:

@@ -118,6 +118,8 @@ class Envelope(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     name: str | None = None
     timeout_seconds: Annotated[float, msgspec.Meta(gt=0, le=MAX_TIMEOUT_SECONDS)] | None = None
     tags: tuple[str, ...] = ()
+    catalog_revision: int = 0
+    """How far the gateway had read the catalog: the task runs on no older version of its function."""
 
 
 class Result(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):

@@ -18,7 +18,7 @@ from confluent_kafka import (
     Producer,
     TopicPartition,
 )
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 from confluent_kafka.cimpl import NewTopic
 
 from mayfly.errors import LogUnavailable, SettingsError
@@ -195,14 +195,14 @@ class Catalog:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._config = client_config(
-            settings,
-            **{"group.id": "mayfly-catalog", "enable.auto.commit": False, "enable.partition.eof": True},
-        )
+        config = {"group.id": "mayfly-catalog", "enable.auto.commit": False, "enable.partition.eof": True}
+        self._consumer = Consumer(client_config(settings, **config))
+        self._admin = AdminClient(client_config(settings))
         self._functions: dict[str, Function] = {}
         self.revision = 0
-        """Grows with each change."""
+        """How far the topic was read: the same number for everybody who has read as far."""
         self._read_to_end = threading.Event()
+        self._read = threading.Event()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="mayfly-catalog", daemon=True)
 
@@ -216,6 +216,28 @@ class Catalog:
     def get(self, name: str) -> Function | None:
         return self._functions.get(name)
 
+    async def find(self, name: str, revision: int) -> Function | None:
+        """The function, as it was at that revision or later; None if there is none at the topic's very end.
+
+        Whoever accepted a task may have read further than we have. Raises `LogUnavailable`.
+        """
+        if self.revision < revision or name not in self._functions:
+            await self._reach_end()
+        return self._functions.get(name)
+
+    async def _reach_end(self) -> None:
+        place = TopicPartition(FUNCTIONS_TOPIC, 0)
+        # Not asked of the consumer: it answers nobody else while a thread polls it.
+        latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
+        asked = self._admin.list_offsets({place: latest}, request_timeout=10)[place]
+        try:
+            end = (await asyncio.to_thread(asked.result)).offset
+        except KafkaException as error:
+            raise LogUnavailable(f"the catalog's end is not known: {error.args[0].str()}") from error
+        while self.revision < end:
+            read = self._read
+            await asyncio.to_thread(read.wait, 1.0)
+
     def all(self) -> list[Function]:
         """By name, retired ones included."""
         return sorted(self._functions.values(), key=lambda function: function.name)
@@ -226,30 +248,34 @@ class Catalog:
             await asyncio.to_thread(self._thread.join)
 
     def _follow(self) -> None:
-        consumer = Consumer(self._config)
-        consumer.assign([TopicPartition(FUNCTIONS_TOPIC, 0, OFFSET_BEGINNING)])
+        self._consumer.assign([TopicPartition(FUNCTIONS_TOPIC, 0, OFFSET_BEGINNING)])
         while not self._stop.is_set():
-            for message in consumer.consume(100, 0.25):
+            message = self._consumer.poll(0.25)
+            if message is not None:
                 self._take(message)
-        consumer.close()
+                # Those who wait for this one wait on this event; who comes later gets the next.
+                read, self._read = self._read, threading.Event()
+                read.set()
+        self._consumer.close()
 
     def _take(self, message: Message) -> None:
         error, key, value = message.error(), message.key(), message.value()
+        if error is not None and error.code() != KafkaError._PARTITION_EOF:
+            log.warning("the catalog cannot be read just now", extra={"reason": error.str()})
+            return
         if error is not None:
-            if error.code() == KafkaError._PARTITION_EOF:
-                self._read_to_end.set()
-            else:
-                log.warning("the catalog cannot be read just now", extra={"reason": error.str()})
+            # The end's offset counts what compaction took away behind the last record.
+            self.revision = message.offset() or 0
+            self._read_to_end.set()
             return
         name = key.decode(errors="replace") if isinstance(key, bytes) else str(key)
         functions = dict(self._functions)
         function = decode_function(value) if isinstance(value, bytes) else None
-        if value is None:
-            functions.pop(name, None)
-        elif function is None:
-            log.warning("the catalog has an entry that is none", extra={"function": name})
-            return
-        else:
+        if function is not None:
             functions[name] = function
+        elif value is None:
+            functions.pop(name, None)
+        else:
+            log.warning("the catalog has an entry that is none", extra={"function": name})
         self._functions = functions
-        self.revision += 1
+        self.revision = (message.offset() or 0) + 1

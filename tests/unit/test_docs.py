@@ -172,6 +172,7 @@ def test_every_field_of_an_envelope_is_documented() -> None:
         "n",
         1.5,
         ("tag",),  # type: ignore[arg-type]
+        7,
     )
     section = page("interfaces.md").partition("## Kafka: appending a task")[2].partition("\n##")[0]
     documented = re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)

@@ -58,7 +58,7 @@ class World:
             Settings(state_dir=tmp_path),
             events=self,
             blobs=self,
-            catalog=self.functions,
+            catalog=self,
             runtime=self,  # type: ignore[arg-type]
             secrets={},
             progress=Silent(),
@@ -81,6 +81,11 @@ class World:
         assert event is not None
         self.log.append(event)
         self.partition.take_event(len(self.log) - 1, event, 0)
+
+    # --- the catalog
+
+    async def find(self, name: str, revision: int) -> Function | None:
+        return self.functions.get(name)
 
     # --- the engine
 
