@@ -65,7 +65,7 @@ $(READY): requirements.lock pyproject.toml
 	@echo "python: $(PYTHON), its packages go to $(VENV)"
 	@test -x $(BIN)/python || "$(PYTHON)" -m venv --clear $(VENV)
 	@test -x $(BIN)/uv || { awk '/^uv==/ { on = 1 } on { print } on && !/\\$$/ { exit }' requirements.lock >$(VENV)/uv.txt && \
-		$(BIN)/pip install --quiet --require-hashes --requirement $(VENV)/uv.txt; }
+		$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --requirement $(VENV)/uv.txt; }
 	@$(BIN)/uv pip sync --quiet --require-hashes --python $(BIN)/python requirements.lock
 	@$(BIN)/uv pip install --quiet --no-deps --python $(BIN)/python --editable .
 	@touch $(READY)

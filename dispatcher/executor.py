@@ -240,7 +240,10 @@ class Executor:
         return function, await self._inputs.of(command.envelope, function)
 
     async def fetch(self, reference: BlobRef) -> bytes:
-        """A payload from S3. Raises `Refused` when it is gone."""
+        """A payload from S3. Raises `Refused` when it is gone, or larger than payloads may be."""
+        if reference.size > self._settings.payload_bytes:
+            most = self._settings.payload_bytes
+            raise Refused(FailureType.INVALID, f"the payload has {reference.size} bytes, and may have {most}")
         try:
             return await self._insist(lambda: self._blobs.get(reference.key))
         except BlobNotFound as error:

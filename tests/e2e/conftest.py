@@ -19,6 +19,7 @@ import msgspec
 import pytest
 from confluent_kafka import Consumer, KafkaError, TopicPartition
 
+from dispatcher.runtimes.docker import DockerRuntime
 from mayfly.adapters.kafka import Log, ensure_topics, events_topic, publish
 from mayfly.build import build
 from mayfly.client import Client
@@ -177,6 +178,11 @@ async def fleet(stack_parts: LiveStack, tmp_path: Path) -> "Iterator[Fleet]":  #
     started = Fleet(settings, tmp_path, environment)
     yield started
     started.stop()
+    # What was killed on purpose left its sandboxes to the next dispatcher that starts here.
+    runtime = DockerRuntime(settings, "sweeper")
+    await runtime.start()
+    await runtime.remove_orphans()
+    await runtime.close()
 
 
 @pytest.fixture(scope="session")

@@ -96,10 +96,10 @@ async def test_no_sandbox_outlives_a_killed_dispatcher_once_another_starts_here(
     (task_id,) = submit(client, 1, seconds=60)
     containers = docker_engine.containers  # type: ignore[attr-defined]
     mine = {"label": f"mayfly.task={task_id}"}
-    eventually(lambda: len(containers.list(filters=mine)) == 1, "the sandbox runs")
+    eventually(lambda: len(containers.list(sparse=True, filters=mine)) == 1, "the sandbox runs")
     first.signal(signal.SIGKILL)
     first.exit_code()
-    assert len(containers.list(filters=mine)) == 1, "nobody was there to remove it"
+    assert len(containers.list(sparse=True, filters=mine)) == 1, "nobody was there to remove it"
     # This one will take the task over, and is not to wait for it in the end.
     fleet.dispatchers(1, MAYFLY_GRACE_SECONDS="0")
-    assert containers.list(all=True, filters=mine) == []
+    assert containers.list(all=True, sparse=True, filters=mine) == []

@@ -163,7 +163,10 @@ def test_a_run_leaves_no_container(mayfly: Mayfly) -> None:
     mayfly("run", "clitest-left", "-d", '{"name": "x"}')
     client = docker.from_env()
     try:
-        assert client.containers.list(all=True, filters={"label": "mayfly.function=clitest-left"}) == []
+        assert (
+            client.containers.list(all=True, sparse=True, filters={"label": "mayfly.function=clitest-left"})
+            == []
+        )
     finally:
         client.close()
 
@@ -195,7 +198,12 @@ def test_ctrl_c_takes_the_sandbox_away(mayfly: Mayfly, tmp_path: Path) -> None:
     assert b"Traceback" not in rest
     client = docker.from_env()
     try:
-        assert client.containers.list(all=True, filters={"label": "mayfly.function=clitest-endless"}) == []
+        assert (
+            client.containers.list(
+                all=True, sparse=True, filters={"label": "mayfly.function=clitest-endless"}
+            )
+            == []
+        )
     finally:
         client.close()
 

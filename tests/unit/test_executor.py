@@ -20,6 +20,7 @@ from mayfly.task import (
     BlobRef,
     Claimed,
     Envelope,
+    Failure,
     FailureType,
     Finished,
     Lane,
@@ -167,6 +168,14 @@ async def test_a_payload_that_is_gone_when_s3_is_back_stops_nothing_else(world: 
     await world.run(envelope(payload_ref=BlobRef("payloads/a", 1, "")))
     assert [outcome.failure and outcome.failure.type for outcome in world.outcomes] == [FailureType.INVALID]
     assert not world.executor.storing_fails
+
+
+async def test_a_payload_that_says_it_is_over_the_limit_is_not_fetched(world: World) -> None:
+    await world.run(envelope(payload_ref=BlobRef("payloads/a", 6 * 1024 * 1024 + 1, "")))
+    (outcome,) = world.outcomes
+    assert outcome.failure == Failure(
+        FailureType.INVALID, "the payload has 6291457 bytes, and may have 6291456"
+    )
 
 
 @pytest.mark.parametrize("text", ["é", "a", "a\n=="])
