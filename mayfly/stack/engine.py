@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import socket
 from collections.abc import Mapping
 from typing import Final
 
@@ -17,6 +18,7 @@ from mayfly.stack.packages import DOCKERD, Program, find
 from mayfly.stack.part import Part, Say
 
 DEFAULT: Final = "unix:///var/run/docker.sock"
+PING_SECONDS: Final = 5
 
 
 def address(environ: Mapping[str, str]) -> str:
@@ -32,10 +34,19 @@ def _context() -> str | None:
     return str(context.Host) if context and context.Host and context.Name != "default" else None
 
 
+def _connect(host: str) -> None:
+    """Raises `OSError` where nobody listens: the SDK would leave its own socket open then."""
+    if host.startswith("unix://"):
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(PING_SECONDS)
+            connection.connect(host.removeprefix("unix://"))
+
+
 def ping(host: str) -> None:
     """Raises `StackError` unless an engine answers there."""
     try:
-        client = docker.DockerClient(base_url=host, timeout=5)
+        _connect(host)
+        client = docker.DockerClient(base_url=host, timeout=PING_SECONDS)
         try:
             client.ping()
         finally:
