@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -64,6 +65,12 @@ class Service:
         assert self.process.poll() is None, self.log.read_text()[-4000:]
         return self
 
+    @property
+    def partitions(self) -> int:
+        """How many partitions a dispatcher owns, by its metrics."""
+        metrics = httpx.get(f"{self.url}/metrics", trust_env=False).text
+        return int(float(re.findall(r"^mayfly_partitions (\S+)", metrics, re.MULTILINE)[0]))
+
     def signal(self, which: signal.Signals) -> None:
         self.process.send_signal(which)
 
@@ -103,8 +110,17 @@ class Fleet:
         return self.services[-1]
 
     def dispatchers(self, count: int, **variables: str) -> list[Service]:
+        """Returns when they share the partitions: a claim that is on its way when one moves is made again."""
         started = [self.start("dispatcher", **variables) for _ in range(count)]
-        return [service.until_up() for service in started]
+        for service in started:
+            service.until_up()
+
+        def balanced() -> bool:
+            owned = [service.partitions for service in started]
+            return sum(owned) == self.settings.partitions and max(owned) - min(owned) <= 1
+
+        eventually(balanced, "the dispatchers share the partitions")
+        return started
 
     def gateway(self) -> Client:
         """A client of a gateway that is ready."""

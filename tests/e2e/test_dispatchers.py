@@ -101,5 +101,5 @@ async def test_no_sandbox_outlives_a_killed_dispatcher_once_another_starts_here(
     first.exit_code()
     assert len(containers.list(sparse=True, filters=mine)) == 1, "nobody was there to remove it"
     # This one will take the task over, and is not to wait for it in the end.
-    fleet.dispatchers(1, MAYFLY_GRACE_SECONDS="0")
+    fleet.start("dispatcher", MAYFLY_GRACE_SECONDS="0").until_up()
     assert containers.list(all=True, sparse=True, filters=mine) == []
