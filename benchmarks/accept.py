@@ -18,7 +18,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -28,6 +28,7 @@ from urllib.parse import urlsplit
 
 import docker
 import httpx
+from docker.errors import DockerException
 
 from mayfly.adapters.kafka import ensure_topics
 from mayfly.client import Client, Task
@@ -336,10 +337,11 @@ def own_stack() -> Iterator[Stack]:
     try:
         yield stack
     finally:
-        address = environment(stack.directory).get("MAYFLY_DOCKER_HOST")
+        # While the engine is there: one that the stack started goes with it.
+        if address := environment(stack.directory).get("MAYFLY_DOCKER_HOST"):
+            with suppress(DockerException):
+                remove_images(address)
         stack.stop()
-        if address:
-            remove_images(address)
         shutil.rmtree(base)
 
 
