@@ -15,6 +15,7 @@ from pathlib import Path
 
 import docker
 import httpx
+import hypothesis
 import pytest
 
 from mayfly.settings import Settings
@@ -24,6 +25,12 @@ from mayfly.stack.home import Home
 from mayfly.stack.packages import install
 from mayfly.stack.process import Process
 from mayfly.stack.stack import settings_of
+
+# How long an example takes says something about the machine, and nothing about the code.
+hypothesis.settings.register_profile(
+    "mayfly", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow], print_blob=True
+)
+hypothesis.settings.load_profile("mayfly")
 
 REPOSITORY = Path(__file__).parent.parent
 PATIENCE = 280.0
