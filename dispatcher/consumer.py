@@ -214,8 +214,7 @@ class LogConsumer:
         checkpoint = self.partitions[number].origin
         if topic == self._events:
             return TopicPartition(topic, number, checkpoint.start)
-        base, pending = checkpoint.lanes.get(self._lanes[topic], (0, ()))
-        return TopicPartition(topic, number, min(pending, default=base))
+        return TopicPartition(topic, number, checkpoint.of(self._lanes[topic]).start)
 
     def _projected(self) -> dict[int, str] | None:
         """None while the read model is away: what it lacks shows when it is back."""

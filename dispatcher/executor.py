@@ -18,7 +18,7 @@ from dispatcher.inputs import Input, Inputs, Refused, environment_at_start
 from dispatcher.invocation import Reply, invoke
 from dispatcher.partition import Command, Partition, PartitionLost
 from dispatcher.runtimes.base import Runtime, Sandbox, SandboxSpec
-from mayfly.errors import BlobNotFound, BlobsUnavailable, LogUnavailable, SandboxLost
+from mayfly.errors import BlobNotFound, BlobsUnavailable, LogUnavailable, MayflyError, SandboxLost
 from mayfly.function import Function
 from mayfly.settings import Settings
 from mayfly.task import (
@@ -41,6 +41,7 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 BACKOFF_SECONDS: Final = (0.2, 0.5, 1.0, 2.0, 5.0)
+S3_AWAY: Final = "S3 is away: the attempt waits"
 
 
 class EventLog(Protocol):
@@ -150,13 +151,11 @@ class Executor:
         envelope = command.envelope
         if command.invalid:
             return None
-        for delay in _backoff():
-            try:
-                return await self._catalog.find(envelope.task_type, envelope.catalog_revision)
-            except LogUnavailable as error:
-                log.warning("Kafka is away: the attempt waits", reason=str(error))
-                await asyncio.sleep(delay)
-        raise AssertionError("the delays never end")
+        return await _insist(
+            lambda: self._catalog.find(envelope.task_type, envelope.catalog_revision),
+            LogUnavailable,
+            "Kafka is away: the attempt waits",
+        )
 
     # --- claim
 
@@ -245,7 +244,7 @@ class Executor:
             most = self._settings.payload_bytes
             raise Refused(FailureType.INVALID, f"the payload has {reference.size} bytes, and may have {most}")
         try:
-            return await self._insist(lambda: self._blobs.get(reference.key))
+            return await _insist(lambda: self._blobs.get(reference.key), BlobsUnavailable, S3_AWAY)
         except BlobNotFound as error:
             raise Refused(FailureType.INVALID, f"the payload is gone: {error}") from error
 
@@ -264,15 +263,15 @@ class Executor:
 
         One that is down or stuck is waited for: the function was given nothing yet, so nothing is lost.
         """
-        for delay in _backoff():
+        delays = _backoff()
+        while True:
             try:
                 return await self._runtime.launch(spec)
             except SandboxLost as error:
                 if await self._runtime.healthy():
                     raise
                 log.warning("the engine is away: the attempt waits", reason=str(error))
-                await asyncio.sleep(delay)
-        raise AssertionError("the delays never end")
+                await asyncio.sleep(next(delays))
 
     # --- store
 
@@ -301,17 +300,7 @@ class Executor:
             self.storing_fails = False
             return blob
 
-        return await self._insist(put)
-
-    async def _insist(self, call: Callable[[], Awaitable[T]]) -> T:
-        """Ask S3 until it answers."""
-        for delay in _backoff():
-            try:
-                return await call()
-            except BlobsUnavailable as error:
-                log.warning("S3 is away: the attempt waits", reason=str(error))
-                await asyncio.sleep(delay)
-        raise AssertionError("the delays never end")
+        return await _insist(put, BlobsUnavailable, S3_AWAY)
 
     # --- finish
 
@@ -345,6 +334,17 @@ class Executor:
                 await asyncio.sleep(delay)
             else:
                 return
+
+
+async def _insist(call: Callable[[], Awaitable[T]], away: type[MayflyError], told: str) -> T:
+    """Call until it does not raise `away`; each time it does, the log is told."""
+    delays = _backoff()
+    while True:
+        try:
+            return await call()
+        except away as error:
+            log.warning(told, reason=str(error))
+            await asyncio.sleep(next(delays))
 
 
 def _backoff() -> Iterator[float]:

@@ -7,6 +7,7 @@ sandbox is trusted: every part has a cap, and a result that says it is JSON is r
 import asyncio
 import re
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -118,7 +119,7 @@ class _Bad(Exception):
     """The function broke its contract; the message is for whoever wrote it."""
 
 
-class _Conversation:
+class _Conversation(ABC):
     """What both contracts share: the clock, the end of time, the end of the process."""
 
     def __init__(self, sandbox: Sandbox, request: Request, on_progress: Progress) -> None:
@@ -133,8 +134,8 @@ class _Conversation:
         except _Bad as error:
             return _Answer(failure=Failure(FailureType.BAD_RESULT, str(error)), kill=True)
 
-    async def _talk(self) -> _Answer:
-        raise NotImplementedError
+    @abstractmethod
+    async def _talk(self) -> _Answer: ...
 
     async def _within(self, seconds: float, told: str, step: Callable[[], Awaitable[_Answer]]) -> _Answer:
         """The step's answer, or a timeout's once the process has been told and its grace is over."""

@@ -101,6 +101,9 @@ class Checkpoint:
             raise ValueError("a checkpoint that breaks off") from None
         return cls(start, lanes)
 
+    def of(self, lane: Lane) -> LaneOffsets:
+        return LaneOffsets(*self.lanes.get(lane, (0, ())))
+
     def is_older(self, other: "Checkpoint") -> bool:
         """Whether this one was taken before the other, of the same partition."""
         return self._age < other._age
@@ -116,7 +119,7 @@ class Offsets:
     """The lanes of one partition."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
-        self.lanes = {lane: LaneOffsets(*checkpoint.lanes.get(lane, (0, ()))) for lane in Lane}
+        self.lanes = {lane: checkpoint.of(lane) for lane in Lane}
 
     def read(self, position: Position) -> bool:
         return self.lanes[position.lane].read(position.offset)
