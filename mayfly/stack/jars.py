@@ -4,13 +4,14 @@ import asyncio
 import fcntl
 import os
 import shutil
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
 from mayfly.errors import StackError
 from mayfly.stack.home import cache_directory
+from mayfly.stack.packages import JAVA, MAVEN, Program, find
 from mayfly.stack.process import run
 
 POMS: Final = Path(__file__).parent / "poms"
@@ -26,8 +27,14 @@ def present(name: str) -> bool:
     return directory(name).is_dir()
 
 
-def classpath(name: str) -> str:
-    return f"{directory(name)}/*"
+def programs(name: str) -> list[Program]:
+    """What is needed to run them: Maven as well, where they are still to be downloaded."""
+    return [JAVA] if present(name) else [JAVA, MAVEN]
+
+
+def java(name: str, options: Sequence[str]) -> list[str]:
+    """The command that runs a class of theirs, which is to follow."""
+    return [find("java") or "java", *options, "-cp", f"{directory(name)}/*"]
 
 
 async def download(name: str, say: Callable[[str], None]) -> None:

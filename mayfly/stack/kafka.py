@@ -14,7 +14,7 @@ from mayfly.errors import StackError
 from mayfly.settings import Settings
 from mayfly.stack import jars
 from mayfly.stack.home import Home
-from mayfly.stack.packages import JAVA, MAVEN, Program, find
+from mayfly.stack.packages import Program
 from mayfly.stack.part import Part, Say, listens
 from mayfly.stack.process import run
 
@@ -81,9 +81,7 @@ class Kafka(Part):
         return {"MAYFLY_KAFKA": self.address}
 
     def programs(self) -> list[Program]:
-        if self.given:
-            return []
-        return [JAVA] if jars.present(JARS) else [JAVA, MAVEN]
+        return [] if self.given else jars.programs(JARS)
 
     async def prepare(self) -> None:
         await jars.download(JARS, self._say)
@@ -93,17 +91,15 @@ class Kafka(Part):
         if self.home.read("kafka/formatted"):
             return
         cluster = self.home.remembered("kafka/cluster", _new_cluster)
-        tool = [*self._java(), "kafka.tools.StorageTool", "format", "--ignore-formatted"]
+        tool = [*jars.java(JARS, JVM), "kafka.tools.StorageTool", "format", "--ignore-formatted"]
         code, output = await run([*tool, "-t", cluster, "-c", str(config)])
         if code != 0:
             raise StackError(f"Kafka's storage in {data} could not be formatted:\n{output[-1500:]}")
         self.home.write("kafka/formatted", "yes")
 
     def command(self) -> list[str]:
-        return [*self._java(), "kafka.Kafka", str(self.home.path / "kafka" / "server.properties")]
-
-    def _java(self) -> list[str]:
-        return [find("java") or "java", *JVM, "-cp", jars.classpath(JARS)]
+        properties = str(self.home.path / "kafka" / "server.properties")
+        return [*jars.java(JARS, JVM), "kafka.Kafka", properties]
 
     async def probe(self, settings: Settings) -> None:
         if not self.given:

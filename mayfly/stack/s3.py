@@ -7,7 +7,7 @@ from mayfly.adapters.s3 import Blobs
 from mayfly.settings import Settings
 from mayfly.stack import jars
 from mayfly.stack.home import Home
-from mayfly.stack.packages import JAVA, MAVEN, Program, find
+from mayfly.stack.packages import Program
 from mayfly.stack.part import Part, Say, listens
 
 JARS: Final = "s3proxy-3.1.0"
@@ -61,9 +61,7 @@ class S3(Part):
         }
 
     def programs(self) -> list[Program]:
-        if self.given:
-            return []
-        return [JAVA] if jars.present(JARS) else [JAVA, MAVEN]
+        return [] if self.given else jars.programs(JARS)
 
     async def prepare(self) -> None:
         await jars.download(JARS, self._say)
@@ -73,8 +71,7 @@ class S3(Part):
 
     def command(self) -> list[str]:
         config = str(self.home.path / "s3" / "s3proxy.conf")
-        java = [find("java") or "java", *JVM, "-cp", jars.classpath(JARS)]
-        return [*java, "org.gaul.s3proxy.Main", "--properties", config]
+        return [*jars.java(JARS, JVM), "org.gaul.s3proxy.Main", "--properties", config]
 
     async def probe(self, settings: Settings) -> None:
         if not self.given:
