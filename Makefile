@@ -13,10 +13,10 @@ PYTHON ?= $(shell for name in python3.14 python3.13 python3.12 python3.11 python
 	"$$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && command -v "$$name" && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test test-unit accept check lock clean
+.PHONY: help run demo test test-unit faults faults-selftest accept check lock clean
 
 help: ## list the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: $(READY) ## start everything, run a task of every example, and serve until Ctrl-C
 	@$(BIN)/python -m mayfly.stack up --examples
@@ -29,6 +29,12 @@ test: $(READY) ## all tests, on real parts
 
 test-unit: $(READY) ## the tests that need no part: seconds
 	@$(BIN)/pytest tests/unit
+
+faults: $(READY) ## kill, stop and flush every part under 2,000 tasks, and check that none is lost (root)
+	@$(BIN)/python -m tests.faults
+
+faults-selftest: $(READY) ## break each rule of the protocol on purpose, and see that the model catches it
+	@$(BIN)/pytest tests/model -k "needed" -v
 
 accept: $(READY) ## measure every promise in seconds or rates, and print what was seen
 	@$(BIN)/python -m benchmarks.accept

@@ -8,6 +8,7 @@ import uvloop
 
 from dispatcher.app import serve
 from mayfly.errors import MayflyError
+from mayfly.faultpoints import arm
 from mayfly.settings import Settings
 from mayfly.telemetry import configure
 
@@ -19,6 +20,7 @@ def main() -> int:
     try:
         settings = Settings(**({"queue": arguments.queue} if arguments.queue else {}))
         configure("dispatcher", settings.log_level)
+        arm(settings.fault_point)
         uvloop.run(serve(settings))
     except MayflyError as error:
         print(f"dispatcher: {error}", file=sys.stderr)

@@ -14,33 +14,62 @@ import structlog
 import uvicorn
 
 from dispatcher import http
+from dispatcher.chores import Chores
+from dispatcher.claims import Claims
 from dispatcher.consumer import LogConsumer
+from dispatcher.errands import ErrandRunner
 from dispatcher.executor import Executor
+from dispatcher.housekeeping import Housekeeping
 from dispatcher.liveness import Liveness
 from dispatcher.metrics import Metrics
-from dispatcher.partition import Partition
+from dispatcher.offsets import Checkpoint
+from dispatcher.partition import Partition, World
 from dispatcher.projector import Projector
+from dispatcher.rebuild import Rebuild
+from dispatcher.repeats import Repeats
 from dispatcher.runtimes.docker import DockerRuntime
 from dispatcher.scheduler import Scheduler
-from mayfly.adapters.kafka import Catalog, Log, client_config, ensure_topics, events_topic, lane_topic
+from mayfly.adapters.kafka import (
+    DEAD_LETTER_TOPIC,
+    Catalog,
+    Log,
+    client_config,
+    deferred_topic,
+    ensure_topics,
+    events_topic,
+    lane_topic,
+    replay,
+)
 from mayfly.adapters.redis import ReadModel
 from mayfly.adapters.s3 import Blobs
 from mayfly.errors import MayflyError, ReadModelUnavailable
+from mayfly.placement import Limit, limit_of
 from mayfly.settings import Settings, operator_secrets
-from mayfly.task import Lane, Outcome
+from mayfly.task import Envelope, Lane, Outcome
 
 log = structlog.get_logger(__name__)
 
 
-class EventsTopic:
-    """The queue's lifecycle log, to write to."""
+class Topics:
+    """The queue's topics, to write to. Each method raises `LogUnavailable`."""
 
     def __init__(self, producer: Log, queue: str) -> None:
         self._producer = producer
-        self._topic = events_topic(queue)
+        self._lanes = {lane: lane_topic(queue, lane) for lane in Lane}
+        self._events = events_topic(queue)
+        self._deferred = deferred_topic(queue)
 
     async def append_event(self, partition: int, task_id: str, value: bytes) -> None:
-        await self._producer.append(self._topic, value, key=task_id, partition=partition)
+        await self._producer.append(self._events, value, key=task_id, partition=partition)
+
+    async def append_command(self, partition: int, lane: Lane, task_id: str, value: bytes) -> None:
+        await self._producer.append(self._lanes[lane], value, key=task_id, partition=partition)
+
+    async def append_record(self, partition: int, key: str, value: bytes | None) -> None:
+        await self._producer.append(self._deferred, value, key=key, partition=partition)
+
+    async def append_dead_letter(self, task_id: str, value: bytes | None) -> None:
+        await self._producer.append(DEAD_LETTER_TOPIC, value, key=task_id)
 
 
 class Dispatcher:
@@ -59,10 +88,20 @@ class Dispatcher:
         self._read_model = ReadModel(settings)
         self._runtime = DockerRuntime(settings, self.id)
         self.metrics = Metrics(self)
+        queue = settings.queue
+        lane_topics = {lane: lane_topic(queue, lane) for lane in Lane}
+        self._rebuild = Rebuild(
+            lambda places: replay(settings, places),
+            self._read_model,
+            queue=queue,
+            lane_topics=lane_topics,
+            events_topic=events_topic(queue),
+            dead_letter_topic=DEAD_LETTER_TOPIC,
+        )
         self.projection = Projector(
             self._read_model,
-            queue=settings.queue,
-            on_mismatch=self._on_mismatch,
+            queue=queue,
+            rebuild=lambda partition: self._rebuild.partition(partition.number),
             clock=time.monotonic,
         )
         self._liveness = Liveness(
@@ -73,30 +112,51 @@ class Dispatcher:
             life=settings.heartbeat_life_seconds,
             clock=time.monotonic,
         )
-        executor = Executor(
-            self.id,
+        topics = Topics(self._log, queue)
+        claims = Claims(self.id, topics, self._liveness)
+        repeats = Repeats(self._read_model, self.projection)
+        self._errands = ErrandRunner(topics)
+        self._executor = Executor(
             settings,
-            events=EventsTopic(self._log, settings.queue),
+            claims=claims,
+            repeats=repeats,
             blobs=self._blobs,
             catalog=self._catalog,
             runtime=self._runtime,
             secrets=operator_secrets(),
-            progress=self.projection,
-            held=self._liveness,
+            watchers=self.projection,
             on_outcome=self._on_outcome,
         )
         self.scheduler = Scheduler(
             settings.slots,
-            executor=executor,
+            executor=self._executor,
+            chores=Chores(claims, repeats),
             liveness=self._liveness,
-            projector=self.projection,
             interval=settings.heartbeat_seconds,
+        )
+        self._housekeeping = Housekeeping(
+            self._read_model,
+            self._blobs,
+            topics,
+            days=settings.retention_days,
+            dead_letter_days=settings.dead_letter_retention_days,
+        )
+        self.world = World(
+            queue=queue,
+            projection=self.projection,
+            errands=self._errands,
+            limit_of=self._limit_of,
+            limits_revision=lambda: self._catalog.revision,
+            share=lambda limit, partition: limit.share(partition, settings.partitions),
+            now=lambda: time.time_ns() // 1_000_000,
+            on_cancel=self._executor.cancel,
         )
         self._consumer = LogConsumer(
             client_config(settings),
-            queue=settings.queue,
-            lane_topics={lane: lane_topic(settings.queue, lane) for lane in Lane},
-            events_topic=events_topic(settings.queue),
+            queue=queue,
+            lane_topics=lane_topics,
+            events_topic=events_topic(queue),
+            deferred_topic=deferred_topic(queue),
             owner=self,
             clock=time.monotonic,
         )
@@ -119,6 +179,8 @@ class Dispatcher:
                 asyncio.create_task(self._liveness.run(), name="liveness"),
                 asyncio.create_task(self.projection.run(), name="projector"),
                 asyncio.create_task(self.scheduler.run(), name="scheduler"),
+                asyncio.create_task(self._hear_cancels(), name="cancels"),
+                asyncio.create_task(self._housekeeping.run(), name="housekeeping"),
             ]
             self._consumer.start()
             http.announce(self._address, self._settings.address_file)
@@ -155,8 +217,9 @@ class Dispatcher:
         # Attempts first: they need the consumer to see their outcomes counted, and the rest of it all.
         await self.scheduler.stop(self._settings.grace_seconds)
         with suppress(ReadModelUnavailable):
-            await self.projection.flush()
+            await self.projection.settle()
         await self._consumer.close()
+        await self._errands.close()
         server.should_exit = True
         for task in background[1:]:
             task.cancel()
@@ -171,11 +234,14 @@ class Dispatcher:
 
     # --- Owner: what the consumer tells, on the event loop
 
-    async def projected(self) -> dict[int, str]:
-        return await self._read_model.checkpoints(self._settings.queue)
+    async def marks(self) -> dict[int, str]:
+        return await self._read_model.marks(self._settings.queue)
 
-    def assigned(self, partition: Partition, projected: str) -> None:
-        self.projection.assigned(partition, projected)
+    def checkpoint(self, partition: Partition) -> Checkpoint | None:
+        return self.projection.checkpoint(partition)
+
+    def assigned(self, partition: Partition, mark: str) -> None:
+        self.projection.assigned(partition, mark)
         self.scheduler.partitions[partition.number] = partition
         self.scheduler.wake()
 
@@ -205,9 +271,18 @@ class Dispatcher:
             "at": _rfc3339(datetime.now(UTC)),
         }
 
-    def _on_mismatch(self, partition: int) -> None:
-        log.warning("the read model is older than it was: writing it again", partition=partition)
-        self._consumer.reset(partition)
+    def _limit_of(self, envelope: Envelope) -> Limit | None:
+        function = self._catalog.get(envelope.task_type)
+        concurrency = function.concurrency if function else None
+        return limit_of(envelope.task_type, concurrency, envelope.concurrency_key)
+
+    async def _hear_cancels(self) -> None:
+        """A task may run here although its partition is another's by now: then no event of it is read."""
+        while True:
+            with suppress(ReadModelUnavailable):
+                async for task_id in self._read_model.cancels():
+                    self._executor.cancel(task_id)
+            await asyncio.sleep(1)
 
     def _on_outcome(self, function: str, outcome: Outcome) -> None:
         # Anybody may name a function that there is none of: those share one label.

@@ -14,12 +14,22 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, Final, Protocol, TypeVar
 
-from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from dispatcher.offsets import Checkpoint
-from dispatcher.partition import Command, Partition, Projection
+from dispatcher.buffers import Command
+from dispatcher.offsets import MAX_METADATA, Checkpoint
+from dispatcher.partition import Partition, World
 from mayfly.errors import MayflyError, SettingsError
-from mayfly.task import Envelope, Lane, MalformedCommand, Position, decode_envelope, decode_event, place_id
+from mayfly.events import decode_event
+from mayfly.faultpoints import FaultPoint, reached
+from mayfly.task import (
+    Lane,
+    MalformedCommand,
+    Position,
+    decode_envelope,
+    may_come_again,
+    place_id,
+)
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -29,23 +39,25 @@ COMMIT_SECONDS: Final = 0.5
 """How much work a dead dispatcher's successor looks at again, at most; nothing is lost by it."""
 IDLE_SECONDS: Final = 0.1
 UNKNOWN: Final = "?"
-"""In place of the read model's checkpoint while it is away: no checkpoint equals it."""
+"""In place of the read model's mark while it is away: no mark equals it."""
 
 
 class Owner(Protocol):
     """Who acts on what is read. Its methods run on the event loop."""
 
     @property
-    def projection(self) -> Projection: ...
+    def world(self) -> World: ...
 
-    async def projected(self) -> dict[int, str]:
-        """The checkpoints that the read model was projected to, by partition, each with a mark of its own
-        behind a space. Raises `MayflyError`."""
+    async def marks(self) -> dict[int, str]:
+        """What the read model was marked with, by partition. Raises `MayflyError`."""
 
-    def assigned(self, partition: Partition, projected: str) -> None:
-        """`projected` is the checkpoint that the read model has of it, or `UNKNOWN`."""
+    def assigned(self, partition: Partition, mark: str) -> None:
+        """`mark` is the read model's of this partition, or `UNKNOWN`."""
 
     def revoked(self, partition: Partition) -> None: ...
+
+    def checkpoint(self, partition: Partition) -> Checkpoint | None:
+        """The checkpoint to commit now, if any."""
 
     def progressed(self) -> None:
         """Something was read: there may be work."""
@@ -61,13 +73,14 @@ class LogConsumer:
         queue: str,
         lane_topics: dict[Lane, str],
         events_topic: str,
+        deferred_topic: str,
         owner: Owner,
         clock: Callable[[], float],
     ) -> None:
-        self._queue = queue
         self._lanes = {topic: lane for lane, topic in lane_topics.items()}
         self._events = events_topic
-        self._topics = [*self._lanes, events_topic]
+        self._deferred = deferred_topic
+        self._topics = [*self._lanes, events_topic, deferred_topic]
         self._owner = owner
         self._clock = clock
         self._consumer = Consumer(
@@ -82,14 +95,17 @@ class LogConsumer:
                 "max.poll.interval.ms": 60_000,
                 "queued.max.messages.kbytes": 32 * 1024,
                 "fetch.wait.max.ms": 100,
+                # The end of a topic may be behind offsets that hold no record: only this tells.
+                "enable.partition.eof": True,
             }
         )
         self.partitions: dict[int, Partition] = {}
         """The partitions that are owned. Changed on the event loop only."""
         self._held: dict[int, set[str]] = defaultdict(set)
         self._committed: dict[int, Checkpoint] = {}
+        self._fresh: set[int] = set()
+        """Partitions that were made since the last batch of messages was taken."""
         self._commit_at = 0.0
-        self._resets: set[int] = set()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="mayfly-consumer", daemon=True)
         self.failure: BaseException | None = None
@@ -104,11 +120,6 @@ class LogConsumer:
         self._stopping.set()
         if self._thread.is_alive():
             await asyncio.to_thread(self._thread.join)
-
-    def reset(self, number: int) -> None:
-        """Give the partition up and take it again from the older of its checkpoints: the read model wants
-        to be told again."""
-        self._resets.add(number)
 
     # --- the poll loop: everything from here to the next rule runs on the thread
 
@@ -129,20 +140,32 @@ class LogConsumer:
         first = self._consumer.poll(IDLE_SECONDS)
         # A message is as true as its value is long, so one without a value is false.
         messages = [] if first is None else [first, *self._consumer.consume(BATCH - 1, 0)]
-        readable = [message for message in messages if self._readable(message)]
+        readable = [message for message in self._current(messages) if self._readable(message)]
         pause, resume = self._on_loop(self._take, readable)
         if pause:
             self._consumer.pause(pause)
         if resume:
             self._consumer.resume(resume)
-        while self._resets:
-            self._restart(self._resets.pop())
         if self._clock() >= self._commit_at:
             self._commit_at = self._clock() + COMMIT_SECONDS
             self._commit(self._on_loop(self._to_commit))
 
+    def _current(self, messages: list[Message]) -> list[Message]:
+        """Without what was fetched before its partition was made: that is read again from where it starts."""
+        if not self._fresh:
+            return messages
+        outdated = {number for message in messages if (number := message.partition() or 0) in self._fresh}
+        for number in outdated:
+            for topic in self._held[number]:
+                self._consumer.seek(self._starting(topic, number))
+        current = [message for message in messages if (message.partition() or 0) not in self._fresh]
+        self._fresh.clear()
+        return current
+
     def _readable(self, message: Message) -> bool:
         error = message.error()
+        if error is not None and error.code() == KafkaError._PARTITION_EOF:
+            return message.topic() in (self._events, self._deferred)
         if error is not None:
             # librdkafka goes on by itself; what it cannot mend shows in /healthz, by the missing progress.
             log.warning("Kafka: %s", error.str())
@@ -154,6 +177,7 @@ class LogConsumer:
         numbers = {one.partition for one in assigned}
         fresh = [number for number in sorted(numbers) if number not in self.partitions]
         self._open(fresh)
+        self._fresh.update(fresh)
         consumer.incremental_assign([self._starting(one.topic, one.partition) for one in assigned])
         # A partition can come in pieces: what was held of it before goes back to the same checkpoint.
         here = {(one.topic, one.partition) for one in assigned}
@@ -175,7 +199,7 @@ class LogConsumer:
         log.info("partitions revoked", extra={"partitions": sorted({one.partition for one in revoked})})
 
     def _open(self, numbers: list[int]) -> None:
-        """Make the partitions, each from the older of what Kafka and the read model have of it."""
+        """Make the partitions, each from its checkpoint."""
         if not numbers:
             return
         committed = self._insist(
@@ -183,29 +207,18 @@ class LogConsumer:
                 [TopicPartition(self._events, number) for number in numbers], timeout=10
             )
         )
-        projected = self._projected()
+        marks = self._marks()
         for place in committed:
             number = place.partition
             checkpoint = _decode(place.metadata if place.offset >= 0 else None, number)
-            seen = UNKNOWN if projected is None else projected.get(number, "")
-            if seen != UNKNOWN and (older := _decode_projected(seen)).is_older(checkpoint):
-                checkpoint = older
+            mark = UNKNOWN if marks is None else marks.get(number, "")
             end = self._insist(partial(self._end_of_events, number))
-            self._on_loop(self._add, number, checkpoint, end, seen)
+            self._on_loop(self._add, number, checkpoint, end, mark)
 
     def _end_of_events(self, number: int) -> int:
         place = TopicPartition(self._events, number)
         _, end = self._consumer.get_watermark_offsets(place, timeout=10, cached=False)
         return end
-
-    def _restart(self, number: int) -> None:
-        if number not in self.partitions:
-            return
-        self._on_loop(self._drop, number)
-        self._open([number])
-        for topic in self._held[number]:
-            self._consumer.seek(self._starting(topic, number))
-        self._consumer.resume(self._places(number))
 
     def _places(self, number: int) -> list[TopicPartition]:
         return [TopicPartition(topic, number) for topic in self._held[number]]
@@ -214,12 +227,15 @@ class LogConsumer:
         checkpoint = self.partitions[number].origin
         if topic == self._events:
             return TopicPartition(topic, number, checkpoint.start)
+        if topic == self._deferred:
+            # All of it, always: what waits there has no other place.
+            return TopicPartition(topic, number, OFFSET_BEGINNING)
         return TopicPartition(topic, number, checkpoint.of(self._lanes[topic]).start)
 
-    def _projected(self) -> dict[int, str] | None:
+    def _marks(self) -> dict[int, str] | None:
         """None while the read model is away: what it lacks shows when it is back."""
         try:
-            return asyncio.run_coroutine_threadsafe(_awaited(self._owner.projected()), self._loop).result(5)
+            return asyncio.run_coroutine_threadsafe(_awaited(self._owner.marks()), self._loop).result(5)
         except (MayflyError, concurrent.futures.TimeoutError):
             return None
 
@@ -234,19 +250,25 @@ class LogConsumer:
                 log.warning("Kafka does not answer: %s", error)
 
     def _commit(self, checkpoints: dict[int, Checkpoint]) -> None:
-        if not checkpoints:
+        places = []
+        for number, checkpoint in checkpoints.items():
+            metadata = checkpoint.encode()
+            if len(metadata) > MAX_METADATA:
+                # The broker would take none of them. An older one is as good, and this one will be shorter.
+                log.error("partition %d: a checkpoint of %d bytes is not committed", number, len(metadata))
+            else:
+                places.append(TopicPartition(self._events, number, checkpoint.start, metadata=metadata))
+        if not places:
             return
-        places = [
-            TopicPartition(self._events, number, checkpoint.start, metadata=checkpoint.encode())
-            for number, checkpoint in checkpoints.items()
-        ]
         try:
-            for place in self._consumer.commit(offsets=places, asynchronous=False) or []:
-                if place.error is None:
-                    self._committed[place.partition] = checkpoints[place.partition]
+            answers = self._consumer.commit(offsets=places, asynchronous=False) or []
         except KafkaException as error:
             # The next one says the same and more.
             log.warning("the checkpoint was not committed: %s", error)
+            return
+        reached(FaultPoint.COMMITTED)
+        done = {one.partition: checkpoints[one.partition] for one in answers if one.error is None}
+        self._on_loop(self._tell_committed, done)
 
     def _on_loop(self, call: Callable[..., T], *arguments: Any) -> T:
         """Run it on the event loop, and wait for it."""
@@ -269,23 +291,31 @@ class LogConsumer:
             partition = self.partitions.get(message.partition() or 0)
             if partition is None:
                 continue
-            at = message.timestamp()[1]
-            offset = message.offset() or 0
-            if message.topic() == self._events:
-                event = decode_event(_bytes(message.value()))
-                if event is None:
-                    log.error(
-                        "a record in %s is no event: partition %d, offset %d",
-                        self._events,
-                        partition.number,
-                        offset,
-                    )
-                partition.take_event(offset, event, at)
-            else:
-                partition.take_command(self._command(message, offset, at))
+            self._take_one(partition, message)
         if messages:
+            reached(FaultPoint.POLLED)
             self._owner.progressed()
         return self._flow()
+
+    def _take_one(self, partition: Partition, message: Message) -> None:
+        topic, offset, at = message.topic(), message.offset() or 0, message.timestamp()[1]
+        if message.error() is not None:
+            # The topic's end: its offset is the one that the next record will have.
+            if topic == self._events:
+                partition.take_events_end(offset)
+            else:
+                partition.take_records_end(offset)
+        elif topic == self._events:
+            event = decode_event(_bytes(message.value()))
+            if event is None:
+                told = "a record in %s is no event: partition %d, offset %d"
+                log.error(told, topic, partition.number, offset)
+            partition.take_event(offset, event, at)
+        elif topic == self._deferred:
+            key = _bytes(message.key()) or b""
+            partition.take_record(offset, key.decode(errors="replace"), _bytes(message.value()))
+        else:
+            partition.take_command(self._command(message, offset, at))
 
     def _command(self, message: Message, offset: int, at: int) -> Command:
         topic, number, value = message.topic() or "", message.partition() or 0, _bytes(message.value())
@@ -293,10 +323,12 @@ class LogConsumer:
         try:
             envelope = decode_envelope(value, topic=topic, partition=number, offset=offset)
         except MalformedCommand as error:
-            envelope = Envelope(task_type="", task_id=place_id(topic, number, offset))
-            invalid = str(error)
+            envelope, invalid = error.envelope, str(error)
         position = Position(self._lanes[topic], offset)
-        return Command(envelope, number, position, at, size=len(value or b""), invalid=invalid)
+        # An id that comes of where the command stands comes once.
+        repeatable = may_come_again(envelope.task_id) and envelope.task_id != place_id(topic, number, offset)
+        size = len(value or b"")
+        return Command(envelope, number, position, at, size, invalid=invalid, repeatable=repeatable)
 
     def _flow(self) -> tuple[list[TopicPartition], list[TopicPartition]]:
         pause, resume = [], []
@@ -312,24 +344,28 @@ class LogConsumer:
         return pause, resume
 
     def _to_commit(self) -> dict[int, Checkpoint]:
-        now = {
-            number: partition.checkpoint()
-            for number, partition in self.partitions.items()
-            if partition.caught_up
-        }
-        return {number: one for number, one in now.items() if one != self._committed.get(number)}
+        found = {}
+        for number, partition in self.partitions.items():
+            checkpoint = self._owner.checkpoint(partition) if partition.caught_up else None
+            if checkpoint is None:
+                continue
+            if checkpoint != self._committed.get(number) or partition.wants_commit:
+                partition.before_commit()
+                found[number] = checkpoint
+        return found
 
-    def _add(self, number: int, checkpoint: Checkpoint, events_end: int, projected: str) -> None:
-        partition = Partition(
-            number,
-            queue=self._queue,
-            checkpoint=checkpoint,
-            events_end=events_end,
-            projection=self._owner.projection,
-        )
+    def _tell_committed(self, checkpoints: dict[int, Checkpoint]) -> None:
+        for number, checkpoint in checkpoints.items():
+            self._committed[number] = checkpoint
+            if partition := self.partitions.get(number):
+                partition.committed(checkpoint)
+
+    def _add(self, number: int, checkpoint: Checkpoint, events_end: int, mark: str) -> None:
+        world = self._owner.world
+        partition = Partition(number, checkpoint=checkpoint, events_end=events_end, world=world)
         self.partitions[number] = partition
         self._committed.pop(number, None)
-        self._owner.assigned(partition, projected)
+        self._owner.assigned(partition, mark)
 
     def _drop(self, number: int) -> None:
         if partition := self.partitions.pop(number, None):
@@ -342,15 +378,6 @@ def _decode(text: str | None, number: int) -> Checkpoint:
         return Checkpoint.decode(text)
     except ValueError as error:
         raise SettingsError(f"partition {number} has {error}: run a dispatcher that is as new") from error
-
-
-def _decode_projected(text: str) -> Checkpoint:
-    try:
-        return Checkpoint.decode(text.partition(" ")[0])
-    except ValueError as error:
-        # Nothing that Redis holds may stop the work.
-        log.warning("the read model has %s: writing it again", error)
-        return Checkpoint()
 
 
 def _bytes(value: object) -> bytes | None:

@@ -1,52 +1,41 @@
-"""One attempt's life, top to bottom: claim, run, store, finish.
+"""One attempt's life, top to bottom: claim, run, store, finish or let wait.
 
 The order is what keeps the promise. The sandbox is launched while the claim is on its way, but gets
 nothing of the task before the claim has counted; `Finished` is written only when what it names is stored;
-the command is done only when the fold has counted `Finished`.
+the command is done only when the fold has counted `Finished`, or keeps the task in a record.
 """
 
 import asyncio
+import codecs
 import time
-import uuid
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from typing import Final, Protocol, TypeVar
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Final, Protocol
 
 import msgspec
 import structlog
 
+from dispatcher.buffers import Command
+from dispatcher.claims import BACKOFF_SECONDS, Claims, backoff, insist
+from dispatcher.expectations import PartitionLost
 from dispatcher.inputs import Input, Inputs, Refused, environment_at_start
 from dispatcher.invocation import Reply, invoke
-from dispatcher.partition import Command, Partition, PartitionLost
+from dispatcher.partition import Partition
+from dispatcher.repeats import Repeats
 from dispatcher.runtimes.base import Runtime, Sandbox, SandboxSpec
-from mayfly.errors import BlobNotFound, BlobsUnavailable, LogUnavailable, MayflyError, SandboxLost
+from dispatcher.work import CANCELLED, Work
+from mayfly import retry
+from mayfly.errors import BlobNotFound, BlobsUnavailable, LogUnavailable, SandboxLost
+from mayfly.events import Reason
+from mayfly.faultpoints import FaultPoint, reached
+from mayfly.fold import Claim
 from mayfly.function import Function
 from mayfly.settings import Settings
-from mayfly.task import (
-    JSON,
-    MAX_LOSSES,
-    NOTHING,
-    BlobRef,
-    Claim,
-    Claimed,
-    Event,
-    FailureType,
-    Finished,
-    Log,
-    Outcome,
-    Result,
-    encode,
-)
+from mayfly.task import JSON, MAX_LOSSES, NOTHING, BlobRef, Failure, FailureType, Log, Outcome, Result
 
 log = structlog.get_logger(__name__)
-T = TypeVar("T")
 
-BACKOFF_SECONDS: Final = (0.2, 0.5, 1.0, 2.0, 5.0)
 S3_AWAY: Final = "S3 is away: the attempt waits"
-
-
-class EventLog(Protocol):
-    async def append_event(self, partition: int, task_id: str, value: bytes) -> None:
-        """Raises `LogUnavailable`: the event may be there nevertheless."""
 
 
 class Blobs(Protocol):
@@ -62,87 +51,98 @@ class Catalog(Protocol):
         """Raises `LogUnavailable`."""
 
 
-class Progress(Protocol):
+class Watchers(Protocol):
+    """What readers may see of an attempt while it runs."""
+
     def progress(self, task_id: str, fence: int, fraction: float, message: str) -> None: ...
 
-
-class Held(Protocol):
-    """The fences that this process holds, as its heartbeat lists them."""
-
-    held: set[tuple[int, int]]
+    def log(self, task_id: str, fence: int, text: str) -> None: ...
 
 
 class Executor:
     def __init__(
         self,
-        dispatcher_id: str,
         settings: Settings,
         *,
-        events: EventLog,
+        claims: Claims,
+        repeats: Repeats,
         blobs: Blobs,
         catalog: Catalog,
         runtime: Runtime,
         secrets: Mapping[str, str],
-        progress: Progress,
-        held: Held,
+        watchers: Watchers,
         on_outcome: Callable[[str, Outcome], None],
     ) -> None:
-        self._id = dispatcher_id
         self._settings = settings
-        self._events = events
+        self._claims = claims
+        self._repeats = repeats
         self._blobs = blobs
         self._catalog = catalog
         self._runtime = runtime
         self._inputs = Inputs(self, secrets=secrets, functions_dir=settings.functions_dir)
-        self._progress = progress
-        self._held = held
+        self._watchers = watchers
         self._on_outcome = on_outcome
+        self._stops: dict[str, asyncio.Event] = {}
         self.storing_fails = False
         """S3 does not take what attempts give: better to start no more of them."""
 
-    async def run(self, partition: Partition, command: Command, claim: Claim) -> None:
+    def cancel(self, task_id: str) -> None:
+        """Stop the task's attempt, if it runs here."""
+        if stop := self._stops.get(task_id):
+            stop.set()
+
+    async def run(self, partition: Partition, work: Work) -> None:
         """See a command through: an attempt, and another when its sandbox was lost."""
+        command = work.command
+        assert command is not None
         with structlog.contextvars.bound_contextvars(
             task_id=command.task_id, function=command.envelope.task_type, partition=partition.number
         ):
-            again: Claim | None = claim
+            again: Work | None = work
             lost: SandboxLost | None = None
             try:
+                if not await self._repeats.may_claim(partition, work):
+                    return
                 while again:
                     again, lost = await self._attempt(partition, command, again, lost)
             except PartitionLost:
                 log.info("the partition was lost before the claim counted")
+            except Exception:
+                # Not at once, or what breaks every time would be tried without end.
+                partition.park(command)
+                raise
             finally:
                 partition.put_back(command)
 
     async def _attempt(
-        self, partition: Partition, command: Command, claim: Claim, before: SandboxLost | None
-    ) -> tuple[Claim | None, SandboxLost | None]:
+        self, partition: Partition, command: Command, work: Work, before: SandboxLost | None
+    ) -> tuple[Work | None, SandboxLost | None]:
         """One attempt; `before` is why the one before it failed, if it did here.
 
         Returns the claim to go on with, and why, if infrastructure failed under this one.
         """
+        claim = work.claim
         function = await self._function(command)
         launching = self._launch_ahead(command, claim, function)
-        fence: int | None = None
         try:
-            fence = await self._claim(partition, command, claim, function)
+            fence = await self._claims.claim(partition, work, function.image if function else None)
             if fence is None:
                 return None, None
-            # From here on the heartbeat names the fence, and nobody takes the task over.
-            self._held.held.add((partition.number, fence))
-            try:
-                outcome = await self._outcome(command, claim, fence, function, launching, before)
-            except SandboxLost as lost:
-                log.warning("the sandbox was lost", reason=str(lost), attempt=claim.attempt)
-                await asyncio.sleep(BACKOFF_SECONDS[min(claim.losses, MAX_LOSSES)])
-                return Claim(follows=fence, attempt=claim.attempt + 1, losses=claim.losses + 1), lost
-            await self._finish(partition, command, claim, fence, outcome)
+            # From here on the task's end may be asked for, whatever is waited for.
+            with self._claims.holding(partition, fence), self._stoppable(command.task_id) as stop:
+                try:
+                    outcome = await self._outcome(
+                        partition, command, claim, fence, function, launching, before, stop
+                    )
+                except SandboxLost as lost:
+                    log.warning("the sandbox was lost", reason=str(lost), attempt=claim.attempt)
+                    await asyncio.sleep(BACKOFF_SECONDS[min(claim.losses, MAX_LOSSES)])
+                    state = partition.state(command.task_id)
+                    next_claim = Claim(fence, claim.attempt + 1, claim.losses + 1, state)
+                    return work._replace(claim=next_claim), lost
+                await self._let_go(partition, command, claim, fence, function, outcome)
             return None, None
         finally:
-            # First of all: a fence that the heartbeat went on to name would hold its task for ever.
-            if fence is not None:
-                self._held.held.discard((partition.number, fence))
             if launching is not None:
                 await _discard(launching)
 
@@ -151,75 +151,102 @@ class Executor:
         envelope = command.envelope
         if command.invalid:
             return None
-        return await _insist(
+        function = await insist(
             lambda: self._catalog.find(envelope.task_type, envelope.catalog_revision),
             LogUnavailable,
             "Kafka is away: the attempt waits",
         )
-
-    # --- claim
+        if function is None or envelope.image is None:
+            return function
+        return msgspec.structs.replace(function, image=envelope.image)
 
     def _launch_ahead(
         self, command: Command, claim: Claim, function: Function | None
     ) -> "asyncio.Task[Sandbox] | None":
         """Start the sandbox while the claim is on its way, where nothing of the task goes into its start."""
-        if command.invalid or function is None or claim.losses > MAX_LOSSES or function.contract != "python":
+        if command.invalid or function is None or function.contract != "python":
+            return None
+        if claim.losses > _losses_allowed(command, function):
             return None
         return asyncio.create_task(self._launch(self._spec(command, function, function.env)))
-
-    async def _claim(
-        self, partition: Partition, command: Command, claim: Claim, function: Function | None
-    ) -> int | None:
-        """The fence, or None if another claim came first. Raises `PartitionLost`."""
-        event = Claimed(
-            task_id=command.task_id,
-            lane=command.position.lane,
-            offset=command.position.offset,
-            attempt=claim.attempt,
-            dispatcher=self._id,
-            nonce=uuid.uuid4().hex,
-            follows=claim.follows,
-            image=function.image if function else None,
-        )
-        counted = partition.expect_claim(event.nonce)
-        await self._append(partition, event, until=counted.done)
-        return await counted
 
     # --- run
 
     async def _outcome(
         self,
+        partition: Partition,
         command: Command,
         claim: Claim,
         fence: int,
         function: Function | None,
         launching: "asyncio.Task[Sandbox] | None",
         before: SandboxLost | None,
+        stop: asyncio.Event,
     ) -> Outcome:
         """Raises `SandboxLost`."""
         began = _now()
+        task_id = command.task_id
         try:
+            if _cancelled(partition, task_id):
+                return Outcome(began, _now(), failure=CANCELLED)
             function, given = await self._input(command, claim, function, before)
         except Refused as refused:
             return Outcome(started_at=began, finished_at=_now(), failure=refused.failure)
+        if stop.is_set():
+            return Outcome(began, _now(), failure=CANCELLED)
         request = given.request(
             function,
-            command.task_id,
+            task_id,
             attempt=claim.attempt,
             timeout=command.envelope.timeout_seconds,
             settings=self._settings,
         )
         spec = self._spec(command, function, environment_at_start(function, request))
-        sandbox = await (launching or self._launch(spec))
+        lines = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        sandbox = await self._launched(launching or asyncio.create_task(self._launch(spec)), stop)
+        if sandbox is None:
+            return Outcome(began, _now(), failure=CANCELLED)
         try:
-
-            def progressed(fraction: float, message: str) -> None:
-                self._progress.progress(command.task_id, fence, fraction, message)
-
-            reply = await invoke(sandbox, function.contract, request, on_progress=progressed)
+            reply = await invoke(
+                sandbox,
+                function.contract,
+                request,
+                stop=stop,
+                on_progress=lambda fraction, message: self._watchers.progress(
+                    task_id, fence, fraction, message
+                ),
+                on_log=lambda chunk: self._watchers.log(task_id, fence, lines.decode(chunk)),
+            )
         finally:
             await sandbox.remove()
-        return await self._store(command, claim, fence, reply)
+        reached(FaultPoint.RAN)
+        outcome = await self._store(command, claim, fence, reply)
+        reached(FaultPoint.STORED)
+        return outcome
+
+    @contextmanager
+    def _stoppable(self, task_id: str) -> Iterator[asyncio.Event]:
+        stop = self._stops[task_id] = asyncio.Event()
+        try:
+            yield stop
+        finally:
+            if self._stops.get(task_id) is stop:
+                del self._stops[task_id]
+
+    async def _launched(self, launching: "asyncio.Task[Sandbox]", stop: asyncio.Event) -> Sandbox | None:
+        """The sandbox, or None if the stop comes first. Raises `SandboxLost`."""
+        stopping = asyncio.create_task(stop.wait())
+        try:
+            await asyncio.wait({launching, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if not launching.done():
+                await _discard(launching)
+                return None
+        except asyncio.CancelledError:
+            await _discard(launching)
+            raise
+        finally:
+            stopping.cancel()
+        return launching.result()
 
     async def _input(
         self, command: Command, claim: Claim, function: Function | None, before: SandboxLost | None
@@ -227,7 +254,7 @@ class Executor:
         """Raises `Refused`."""
         if command.invalid:
             raise Refused(FailureType.INVALID, command.invalid)
-        if claim.losses > MAX_LOSSES:
+        if claim.losses > _losses_allowed(command, function):
             message = f"infrastructure failed under {claim.losses} attempts"
             raise Refused(FailureType.LOST, f"{message}, last: {before}" if before else message)
         if function is None:
@@ -244,7 +271,7 @@ class Executor:
             most = self._settings.payload_bytes
             raise Refused(FailureType.INVALID, f"the payload has {reference.size} bytes, and may have {most}")
         try:
-            return await _insist(lambda: self._blobs.get(reference.key), BlobsUnavailable, S3_AWAY)
+            return await insist(lambda: self._blobs.get(reference.key), BlobsUnavailable, S3_AWAY)
         except BlobNotFound as error:
             raise Refused(FailureType.INVALID, f"the payload is gone: {error}") from error
 
@@ -263,7 +290,7 @@ class Executor:
 
         One that is down or stuck is waited for: the function was given nothing yet, so nothing is lost.
         """
-        delays = _backoff()
+        delays = backoff()
         while True:
             try:
                 return await self._runtime.launch(spec)
@@ -300,57 +327,73 @@ class Executor:
             self.storing_fails = False
             return blob
 
-        return await _insist(put, BlobsUnavailable, S3_AWAY)
+        return await insist(put, BlobsUnavailable, S3_AWAY)
 
-    # --- finish
+    # --- finish, or let wait
 
-    async def _finish(
-        self, partition: Partition, command: Command, claim: Claim, fence: int, outcome: Outcome
+    async def _let_go(
+        self,
+        partition: Partition,
+        command: Command,
+        claim: Claim,
+        fence: int,
+        function: Function | None,
+        outcome: Outcome,
     ) -> None:
-        event = Finished(command.task_id, fence, claim.attempt, outcome)
-        counted = partition.expect_finish(command.task_id, fence)
-        # A partition that was lost takes the event all the same: the fence is still ours.
-        await self._append(partition, event, until=lambda: counted.done() and not counted.exception())
+        outcome = _cancelled_outcome(outcome) if _cancelled(partition, command.task_id) else outcome
+        pause = _pause(command, claim, function, outcome)
+        task_id, attempt = command.task_id, claim.attempt
         try:
-            if await counted:
-                self._on_outcome(command.envelope.task_type, outcome)
-                log.info("finished", status=outcome.status.value, attempt=claim.attempt)
+            if pause is None:
+                counts = await self._claims.finish(partition, task_id, fence, attempt, outcome)
             else:
-                log.warning("the outcome is void: the task was taken over", attempt=claim.attempt)
+                due = _now() + int(pause * 1000)
+                counts = await self._claims.defer(
+                    partition, task_id, fence, attempt, reason=Reason.RETRY, due=due, outcome=outcome
+                )
         except PartitionLost:
             # The event is in the log; the new owner's fold decides.
-            log.info("finished, and the partition has another owner", attempt=claim.attempt)
-
-    async def _append(self, partition: Partition, event: Event, until: Callable[[], bool]) -> None:
-        """Append until it is acknowledged, or until that has no more use. A second copy is void."""
-        value = encode(event)
-        for delay in _backoff():
-            if until():
-                return
-            try:
-                await self._events.append_event(partition.number, event.task_id, value)
-            except LogUnavailable as error:
-                log.warning("Kafka is away: the event waits", reason=str(error))
-                await asyncio.sleep(delay)
-            else:
-                return
+            log.info("finished, and the partition has another owner", attempt=attempt)
+            return
+        if not counts:
+            log.warning("the outcome is void: the task was taken over", attempt=attempt)
+            return
+        self._on_outcome(command.envelope.task_type, outcome)
+        if pause is None:
+            log.info("finished", status=outcome.status.value, attempt=attempt)
+        else:
+            log.info("failed, to be tried again", attempt=attempt, seconds=round(pause, 3))
 
 
-async def _insist(call: Callable[[], Awaitable[T]], away: type[MayflyError], told: str) -> T:
-    """Call until it does not raise `away`; each time it does, the log is told."""
-    delays = _backoff()
-    while True:
-        try:
-            return await call()
-        except away as error:
-            log.warning(told, reason=str(error))
-            await asyncio.sleep(next(delays))
+def _losses_allowed(command: Command, function: Function | None) -> int:
+    redeliver = command.envelope.redeliver
+    if redeliver is None:
+        redeliver = function is None or function.redeliver
+    return MAX_LOSSES if redeliver else 0
 
 
-def _backoff() -> Iterator[float]:
-    yield from BACKOFF_SECONDS
-    while True:
-        yield BACKOFF_SECONDS[-1]
+def _pause(command: Command, claim: Claim, function: Function | None, outcome: Outcome) -> float | None:
+    """Seconds until the task is tried again; None if this is its end. What was lost is no attempt of its."""
+    if outcome.failure is None or function is None:
+        return None
+    policy = retry.merged(command.envelope.retry, function.retries)
+    return retry.pause(policy, claim.attempt - claim.losses, outcome.failure)
+
+
+def _cancelled(partition: Partition, task_id: str) -> bool:
+    state = partition.state(task_id)
+    return state is not None and state.cancelled
+
+
+def _cancelled_outcome(outcome: Outcome) -> Outcome:
+    """What ended by itself after its end was asked for: a result stands, a failure is what was wanted."""
+    failure = outcome.failure
+    if failure is None or failure.type is FailureType.CANCELLED:
+        return outcome
+    told = Failure(
+        FailureType.CANCELLED, f"the task was cancelled; its attempt had failed: {failure.message}"
+    )
+    return msgspec.structs.replace(outcome, failure=told)
 
 
 async def _discard(launching: "asyncio.Task[Sandbox]") -> None:

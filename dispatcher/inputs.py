@@ -9,7 +9,8 @@ from typing import NamedTuple, Protocol
 
 from dotenv import dotenv_values
 
-from dispatcher.invocation import MESSAGE_CHARS, Request
+from dispatcher.invocation import Request
+from dispatcher.messages import MESSAGE_CHARS
 from mayfly import strictjson
 from mayfly.function import Function
 from mayfly.payload import InvalidSchema, PayloadSchemas

@@ -5,39 +5,39 @@ sandbox is trusted: every part has a cap, and a result that says it is JSON is r
 """
 
 import asyncio
-import re
 import time
 from abc import ABC, abstractmethod
-from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from signal import Signals
-from typing import Final, TypeVar
+from typing import Final
 
 import msgspec
 
-from dispatcher.frames import Frame, FrameParser, Violation, frame
-from dispatcher.output import LINGER_SECONDS, Log, cancel, discard, settle
+from dispatcher.frames import frame
+from dispatcher.messages import (
+    BrokenContract,
+    Frames,
+    is_json,
+    read_content_type,
+    read_failure,
+    read_progress,
+    read_result,
+)
+from dispatcher.output import LINGER_SECONDS, Log, OnLog, OnProgress, Progress, cancel, discard, settle
 from dispatcher.runtimes.base import Exit, Sandbox
 from mayfly.errors import SandboxLost
-from mayfly.task import JSON, Failure, FailureType
+from mayfly.task import JSON, Advice, Failure, FailureType
 
 START_UP_SECONDS: Final = 30.0
 """How long a handler's import may take."""
 GRACE_SECONDS: Final = 2.0
 """Between SIGTERM and SIGKILL."""
-CONTROL_BYTES: Final = 256 * 1024
-"""Cap of every frame but a result's body."""
-MESSAGE_CHARS: Final = 4096
-TRACEBACK_CHARS: Final = 32 * 1024
+STOPPED: Final = "the task was cancelled while it ran"
 TEXT: Final = "text/plain; charset=utf-8"
 BYTES: Final = "application/octet-stream"
-_MEDIA_TYPE: Final = re.compile(r"[\w!#$&^.+-]{1,127}/[\w!#$&^.+-]{1,127}( ?;[\x20-\x7e]{1,255})?", re.ASCII)
-
-Progress = Callable[[float, str], None]
-"""Takes a fraction from 0 to 1 and a message."""
-
-T = TypeVar("T")
+EXIT_ADVICE: Final = {75: Advice.RETRY, 65: Advice.PERMANENT}
+"""EX_TEMPFAIL and EX_DATAERR of sysexits.h, in the Unix contract."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,20 +80,29 @@ async def invoke(
     contract: str,
     request: Request,
     *,
-    on_progress: Progress = lambda fraction, message: None,
+    on_progress: OnProgress = lambda fraction, message: None,
+    on_log: OnLog | None = None,
+    stop: asyncio.Event | None = None,
 ) -> Reply:
     """Give the sandbox its task and wait for the end of it.
 
+    Once `stop` is set, the function is told, as at its deadline, and the reply is `Task.Cancelled`; an answer
+    that came before stands. Both callbacks are called on the event loop: they must be quick, and not raise.
+
     Raises `SandboxLost` where infrastructure failed. The sandbox is spent: removing it is the caller's.
     """
-    conversation = (_Python if contract == "python" else _Unix)(sandbox, request, on_progress)
-    log = Log(request.max_log)
+    progress = Progress(on_progress)
+    conversation = (_Python if contract == "python" else _Unix)(
+        sandbox, request, progress, stop or asyncio.Event()
+    )
+    log = Log(request.max_log, on_log)
     logging = asyncio.create_task(log.fill(sandbox.stderr))
     try:
         answer = await conversation.hold()
         finished_at = _now_ms()
         await settle(sandbox, logging, at_once=answer.kill)
     finally:
+        progress.end()
         await cancel(logging)
     return Reply(
         result=answer.result,
@@ -112,41 +121,46 @@ class _Answer:
     content_type: str = JSON
     failure: Failure | None = None
     kill: bool = False
-    """Whether the process is to die at once: it has broken its contract."""
-
-
-class _Bad(Exception):
-    """The function broke its contract; the message is for whoever wrote it."""
+    """Whether the process is to die at once: it has broken its contract, or has had its grace."""
 
 
 class _Conversation(ABC):
-    """What both contracts share: the clock, the end of time, the end of the process."""
+    """What both contracts share: the deadline and the stop, and the end of the process."""
 
-    def __init__(self, sandbox: Sandbox, request: Request, on_progress: Progress) -> None:
+    def __init__(self, sandbox: Sandbox, request: Request, progress: Progress, stop: asyncio.Event) -> None:
         self._sandbox = sandbox
         self._request = request
-        self._on_progress = on_progress
+        self._progress = progress
+        self._stop = stop
         self.started_at = _now_ms()
 
     async def hold(self) -> _Answer:
         try:
             return await self._talk()
-        except _Bad as error:
+        except BrokenContract as error:
             return _Answer(failure=Failure(FailureType.BAD_RESULT, str(error)), kill=True)
 
     @abstractmethod
     async def _talk(self) -> _Answer: ...
 
-    async def _within(self, seconds: float, told: str, step: Callable[[], Awaitable[_Answer]]) -> _Answer:
-        """The step's answer, or a timeout's once the process has been told and its grace is over."""
+    async def _within(self, seconds: float, late: str, step: Callable[[], Awaitable[_Answer]]) -> _Answer:
+        """The step's answer; where the time or the stop comes first, that one's failure, once the process has
+        been told and its grace is over."""
+        answering = asyncio.ensure_future(step())
+        stopping = asyncio.create_task(self._stop.wait())
         try:
-            async with asyncio.timeout(seconds):
-                return await step()
-        except TimeoutError:
-            await self._stop()
-            return _Answer(failure=Failure(FailureType.TIMEOUT, told), kill=True)
+            await asyncio.wait({answering, stopping}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            if answering.done():
+                return answering.result()
+            stopped = stopping.done()
+        finally:
+            await cancel(answering)
+            await cancel(stopping)
+        await self._terminate()
+        failure = Failure(FailureType.CANCELLED, STOPPED) if stopped else Failure(FailureType.TIMEOUT, late)
+        return _Answer(failure=failure, kill=True)
 
-    async def _stop(self) -> None:
+    async def _terminate(self) -> None:
         """SIGTERM, the grace. What the function still writes is read, or its clean-up might block."""
         reading = asyncio.create_task(discard(self._sandbox.stdout))
         try:
@@ -173,16 +187,29 @@ class _Conversation(ABC):
 class _Python(_Conversation):
     """Frames: the sandbox is armed, gets its task, tells its progress, and gives a result or an error."""
 
-    def __init__(self, sandbox: Sandbox, request: Request, on_progress: Progress) -> None:
-        super().__init__(sandbox, request, on_progress)
-        caps = dict.fromkeys("AGRE", CONTROL_BYTES) | {"B": request.max_result}
-        self._frames = _Frames(sandbox.stdout, FrameParser(caps))
+    def __init__(self, sandbox: Sandbox, request: Request, progress: Progress, stop: asyncio.Event) -> None:
+        super().__init__(sandbox, request, progress, stop)
+        self._frames = Frames(sandbox.stdout, request.max_result)
 
     async def _talk(self) -> _Answer:
         late = f"the handler's import took more than {START_UP_SECONDS:g} s"
-        failed = await self._within(START_UP_SECONDS, late, self._armed)
-        if failed.failure is not None:
-            return failed
+        answer = await self._within(START_UP_SECONDS, late, self._armed)
+        if answer.failure is None:
+            answer = await self._run()
+        return await self._explained(answer)
+
+    async def _armed(self) -> _Answer:
+        """An answer without a failure: the process waits for its task."""
+        first = await anext(self._frames, None)
+        if first is None:
+            return await self._ended(before=" before the handler was imported")
+        if first.kind == "E":
+            return _Answer(failure=read_failure(first.body))
+        if first.kind != "A":
+            raise BrokenContract(f"the process sent a frame {first.kind!r} before it was ready")
+        return _Answer()
+
+    async def _run(self) -> _Answer:
         # The function's time starts here, so that one which does not read its input cannot stop the clock.
         self.started_at = _now_ms()
         seconds = self._request.deadline_seconds
@@ -191,16 +218,6 @@ class _Python(_Conversation):
             return await self._within(seconds, f"the function took more than {seconds:g} s", self._outcome)
         finally:
             await cancel(giving)
-
-    async def _armed(self) -> _Answer:
-        first = await anext(self._frames, None)
-        if first is None:
-            return await self._ended(before=" before the handler was imported")
-        if first.kind == "E":
-            return await self._error(first.body)
-        if first.kind != "A":
-            raise _Bad(f"the process sent a frame {first.kind!r} before it was ready")
-        return _Answer()
 
     def _input(self, deadline: float) -> bytes:
         request = self._request
@@ -221,34 +238,28 @@ class _Python(_Conversation):
         async for kind, body in self._frames:
             match kind:
                 case "G":
-                    progress = _decode(_ProgressFrame, body)
-                    self._on_progress(min(max(progress.fraction, 0.0), 1.0), progress.message[:MESSAGE_CHARS])
+                    self._progress.tell(*read_progress(body))
                 case "E":
-                    return await self._error(body)
+                    return _Answer(failure=read_failure(body))
                 case "R" if content_type is None:
-                    content_type = _media_type(_decode(_ResultFrame, body).content_type)
+                    content_type = read_content_type(body)
                 case "B" if content_type is not None:
-                    return _Answer(_checked(body, content_type), content_type)
+                    return _Answer(read_result(body, content_type), content_type)
                 case _:
-                    raise _Bad(f"the process sent a frame {kind!r} out of turn")
+                    raise BrokenContract(f"the process sent a frame {kind!r} out of turn")
         return await self._ended(before=" before it gave a result")
 
-    async def _error(self, body: bytes) -> _Answer:
-        told = _decode(_ErrorFrame, body)
-        failure = Failure(
-            FailureType.BAD_RESULT if told.type == FailureType.BAD_RESULT else FailureType.ERROR,
-            told.message[:MESSAGE_CHARS],
-            error=told.error[:MESSAGE_CHARS] if told.error else None,
-            traceback=told.traceback[-TRACEBACK_CHARS:] if told.traceback else None,
-        )
-        # An exception may be all that a handler sees of a child that the kernel killed for its memory.
+    async def _explained(self, answer: _Answer) -> _Answer:
+        """An exception may be all that a handler sees of a child that the kernel killed for its memory."""
+        failure = answer.failure
+        if failure is None or failure.error is None:
+            return answer
         exit = await self._exit_soon()
-        if exit is not None and exit.oom_killed:
-            memory = self._out_of_memory(exit.code)
-            failure = msgspec.structs.replace(
-                failure, type=memory.type, message=f"{memory.message}: {failure.message}"
-            )
-        return _Answer(failure=failure)
+        if exit is None or not exit.oom_killed:
+            return answer
+        memory = self._out_of_memory(exit.code)
+        message = f"{memory.message}: {failure.message}"
+        return _Answer(failure=msgspec.structs.replace(failure, type=memory.type, message=message))
 
     async def _exit_soon(self) -> Exit | None:
         reading = asyncio.create_task(discard(self._sandbox.stdout))
@@ -281,88 +292,18 @@ class _Unix(_Conversation):
         async for chunk in self._sandbox.stdout:
             result += chunk
             if len(result) > self._request.max_result:
-                raise _Bad(f"the result is over the cap of {self._request.max_result} bytes")
+                raise BrokenContract(f"the result is over the cap of {self._request.max_result} bytes")
         exit = await self._sandbox.wait()
         if exit.code != 0:
-            return _Answer(failure=self._exit_failure(exit))
+            failure = self._exit_failure(exit)
+            if failure.type is FailureType.EXIT_CODE:
+                failure = msgspec.structs.replace(failure, advice=EXIT_ADVICE.get(exit.code))
+            return _Answer(failure=failure)
         return _Answer(bytes(result), _guessed_type(bytes(result)))
 
 
-# --- frames from the sandbox --------------------------------------------------------------------------------
-
-
-class _ProgressFrame(msgspec.Struct):
-    fraction: float
-    message: str = ""
-
-
-class _ResultFrame(msgspec.Struct, rename="camel"):
-    content_type: str = JSON
-
-
-class _ErrorFrame(msgspec.Struct):
-    type: str = FailureType.ERROR
-    error: str | None = None
-    message: str = ""
-    traceback: str | None = None
-
-
-class _Frames:
-    """The frames of a stream, one after the other. Raises `_Bad` for what is none."""
-
-    def __init__(self, stdout: AsyncIterator[bytes], parser: FrameParser) -> None:
-        self._stdout = stdout
-        self._parser = parser
-        self._found: deque[Frame | Violation] = deque()
-
-    def __aiter__(self) -> "_Frames":
-        return self
-
-    async def __anext__(self) -> Frame:
-        while not self._found:
-            self._found += self._parser.feed(await anext(self._stdout))
-        found = self._found.popleft()
-        if isinstance(found, Violation):
-            raise _Bad(_told(found))
-        return found
-
-
-def _told(violation: Violation) -> str:
-    if violation.cap is None:
-        return "the process wrote to its result channel what is no frame"
-    what = "result" if violation.kind == "B" else f"frame {violation.kind!r}"
-    return f"the {what} of {violation.length} bytes is over the cap of {violation.cap} bytes"
-
-
-def _decode(kind: type[T], body: bytes) -> T:
-    try:
-        return msgspec.json.decode(body, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise _Bad(f"the process sent a frame that cannot be read: {error}") from error
-
-
-def _media_type(text: str) -> str:
-    if not _MEDIA_TYPE.fullmatch(text):
-        raise _Bad(f"{text[:100]!r} is no content type")
-    return text
-
-
-def _checked(body: bytes, content_type: str) -> bytes:
-    if content_type == JSON and not _is_json(body):
-        raise _Bad("the result says that it is JSON, and is not")
-    return body
-
-
-def _is_json(body: bytes) -> bool:
-    try:
-        msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return False
-    return True
-
-
 def _guessed_type(body: bytes) -> str:
-    if _is_json(body):
+    if is_json(body):
         return JSON
     try:
         body.decode()

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 from mayfly.errors import ReadModelUnavailable
-from mayfly.task import Held
+from mayfly.fold import Held
 
 log = logging.getLogger(__name__)
 

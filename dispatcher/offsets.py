@@ -7,17 +7,20 @@ is not done is read again, and the fold says that it is.
 
 import base64
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
+from mayfly.fold import Resumed
 from mayfly.task import Lane, Position
 
 MAX_METADATA: Final = 4096
 """Bytes that the broker takes as an offset's metadata (offset.metadata.max.bytes)."""
-MAX_PENDING: Final = 1000
-"""Commands that may be pending in a partition before no more are started: three bytes each, at worst,
-fit the metadata."""
+MAX_PENDING: Final = 800
+"""Commands that may be pending in a partition before no more are started: three bytes each, at worst, fit
+the metadata beside as many claims as may be resumed."""
+MAX_RESUMED: Final = 200
+"""Tasks of a partition that were released and are to be listed, before no more are released."""
 
 
 class LaneOffsets:
@@ -67,16 +70,22 @@ class Checkpoint:
     start: int = 0
     lanes: dict[Lane, tuple[int, tuple[int, ...]]] = field(default_factory=dict)
     """Of each lane its base and its pending offsets, ascending."""
+    deferred: int = 0
+    """The deferred records before this offset are vouched for: one that is still there is a task's state."""
+    resumed: tuple[Resumed, ...] = ()
+    """The claims, ascending, that took a task out of its record, from the start on."""
 
     def encode(self) -> str:
-        """The events' start, then each lane's base and the gaps between its pending offsets, as varints."""
+        """Varints: the events' start, each lane's base and the gaps between its pending offsets, then the
+        deferred records' offset and the gaps between the resumed claims, each doubled to take its flag."""
         numbers = [self.start]
         for lane in Lane:
             base, pending = self.lanes.get(lane, (0, ()))
-            numbers += [base, len(pending)]
-            for before, offset in zip((0, *pending), pending, strict=False):
-                numbers.append(offset - before)
-        return "1:" + base64.b85encode(b"".join(_varint(number) for number in numbers)).decode()
+            numbers += [base, len(pending), *_gaps(pending)]
+        gaps = _gaps((one.claim for one in self.resumed), self.start)
+        flagged = (gap << 1 | one.cancelled for gap, one in zip(gaps, self.resumed, strict=True))
+        numbers += [self.deferred, len(self.resumed), *flagged]
+        return "2:" + base64.b85encode(b"".join(_varint(number) for number in numbers)).decode()
 
     @classmethod
     def decode(cls, text: str | None) -> "Checkpoint":
@@ -84,7 +93,7 @@ class Checkpoint:
         if not text:
             return cls()
         version, _, body = text.partition(":")
-        if version != "1":
+        if version not in ("1", "2"):
             raise ValueError(f"a checkpoint of version {version!r}: written by a newer dispatcher")
         numbers = deque(_varints(base64.b85decode(body)))
         lanes = {}
@@ -92,14 +101,16 @@ class Checkpoint:
             start = numbers.popleft()
             for lane in Lane:
                 base, count = numbers.popleft(), numbers.popleft()
-                pending, offset = [], 0
-                for _ in range(count):
-                    offset += numbers.popleft()
-                    pending.append(offset)
-                lanes[lane] = (base, tuple(pending))
+                lanes[lane] = (base, _offsets(numbers, count))
+            if version == "1":
+                return cls(start, lanes)
+            deferred, count = numbers.popleft(), numbers.popleft()
+            flagged = [numbers.popleft() for _ in range(count)]
+            claims = _offsets(deque(one >> 1 for one in flagged), count, start)
+            resumed = tuple(Resumed(claim, bool(one & 1)) for claim, one in zip(claims, flagged, strict=True))
+            return cls(start, lanes, deferred, resumed)
         except IndexError:
             raise ValueError("a checkpoint that breaks off") from None
-        return cls(start, lanes)
 
     def of(self, lane: Lane) -> LaneOffsets:
         return LaneOffsets(*self.lanes.get(lane, (0, ())))
@@ -134,11 +145,24 @@ class Offsets:
     def pending(self) -> int:
         return sum(len(lane.pending) for lane in self.lanes.values())
 
-    def checkpoint(self, start: int) -> Checkpoint:
-        """What to commit; `start` must be the fold's at this same moment."""
-        return Checkpoint(
-            start, {name: (lane.base, tuple(sorted(lane.pending))) for name, lane in self.lanes.items()}
-        )
+    def checkpoint(self, start: int, deferred: int, resumed: Iterable[Resumed]) -> Checkpoint:
+        """What to commit; the rest must be the fold's and the records' at this same moment."""
+        lanes = {name: (lane.base, tuple(sorted(lane.pending))) for name, lane in self.lanes.items()}
+        return Checkpoint(start, lanes, deferred, tuple(resumed))
+
+
+def _gaps(offsets: Iterable[int], before: int = 0) -> Iterator[int]:
+    for offset in offsets:
+        yield offset - before
+        before = offset
+
+
+def _offsets(gaps: deque[int], count: int, before: int = 0) -> tuple[int, ...]:
+    found = []
+    for _ in range(count):
+        before += gaps.popleft()
+        found.append(before)
+    return tuple(found)
 
 
 def _varint(number: int) -> bytes:

@@ -1,9 +1,10 @@
-"""What a sandbox writes until its end: kept as its log, or read away so that nothing stands still."""
+"""What a sandbox writes until its end: kept as its log, told as its progress, or read away so that nothing
+stands still."""
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
-from typing import Final
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Final
 
 from dispatcher.runtimes.base import Sandbox
 from mayfly.errors import SandboxLost
@@ -12,26 +13,68 @@ LINGER_SECONDS: Final = 1.0
 """How long a process that has given its result may take to exit: its last log lines come until then."""
 DRAIN_SECONDS: Final = 5.0
 """How long a killed sandbox's last bytes are waited for."""
+PROGRESS_SECONDS: Final = 0.05
+"""Between one telling of a progress and the next."""
+
+OnLog = Callable[[bytes], None]
+"""Takes a chunk of a log as it was read: it may begin or end within a character."""
+OnProgress = Callable[[float, str], None]
+"""Takes a fraction from 0 to 1 and a message."""
 
 
 class Log:
-    """The first `cap` bytes of what a function wrote on stderr, and how many came after them."""
+    """The first `cap` bytes of what a function wrote on stderr, and how many came after them.
 
-    def __init__(self, cap: int) -> None:
+    `on_log` is called with each chunk that is kept; while it runs, the function's output stands still.
+    """
+
+    def __init__(self, cap: int, on_log: OnLog | None = None) -> None:
         self._cap = cap
+        self._on_log = on_log
         self._kept = bytearray()
         self.dropped = 0
 
     async def fill(self, stderr: AsyncIterator[bytes]) -> None:
         async for chunk in stderr:
-            room = self._cap - len(self._kept)
-            self._kept += chunk[:room]
-            self.dropped += max(0, len(chunk) - room)
+            kept = chunk[: self._cap - len(self._kept)]
+            self._kept += kept
+            self.dropped += len(chunk) - len(kept)
+            if kept and self._on_log is not None:
+                self._on_log(kept)
 
     def text(self) -> bytes:
         """As UTF-8. A replaced byte is three, so the cap is kept once more, at a character's end."""
         text = self._kept.decode(errors="replace").encode()
         return text if len(text) <= self._cap else text[: self._cap].decode(errors="ignore").encode()
+
+
+class Progress:
+    """Passes on the latest progress, at a pace: a sandbox may say it as often as it likes."""
+
+    def __init__(self, on_progress: OnProgress) -> None:
+        self._on_progress = on_progress
+        self._latest: tuple[float, str] | None = None
+        self._pause: asyncio.TimerHandle | None = None
+
+    def tell(self, fraction: float, message: str) -> None:
+        self._latest = fraction, message
+        if self._pause is None:
+            self._pass_on()
+
+    def end(self) -> None:
+        """Pass on what is held: nothing more will come."""
+        if self._pause is not None:
+            self._pause.cancel()
+        if self._latest is not None:
+            self._on_progress(*self._latest)
+            self._latest = None
+
+    def _pass_on(self) -> None:
+        self._pause = None
+        if self._latest is not None:
+            self._on_progress(*self._latest)
+            self._latest = None
+            self._pause = asyncio.get_running_loop().call_later(PROGRESS_SECONDS, self._pass_on)
 
 
 async def settle(sandbox: Sandbox, logging: "asyncio.Task[None]", *, at_once: bool) -> None:
@@ -58,7 +101,7 @@ async def discard(stream: AsyncIterator[bytes]) -> None:
         pass
 
 
-async def cancel(task: "asyncio.Task[None]") -> None:
+async def cancel(task: "asyncio.Future[Any]") -> None:
     task.cancel()
     await asyncio.wait({task})
     if not task.cancelled():

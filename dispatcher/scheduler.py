@@ -4,17 +4,20 @@ A lane with nothing to do lends its share to the others, so none of them starves
 """
 
 import asyncio
-from collections.abc import Coroutine
+import time
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import Any
 
 import structlog
 
+from dispatcher.buffers import Command
+from dispatcher.chores import Chores
 from dispatcher.executor import Executor
 from dispatcher.liveness import Liveness
-from dispatcher.partition import Command, Partition
-from dispatcher.projector import Projector
-from mayfly.task import Claim, Lane
+from dispatcher.partition import Partition
+from dispatcher.work import Work
+from mayfly.fold import Held
+from mayfly.task import Lane
 
 log = structlog.get_logger(__name__)
 
@@ -42,17 +45,23 @@ class Scheduler:
         slots: int,
         *,
         executor: Executor,
+        chores: Chores,
         liveness: Liveness,
-        projector: Projector,
         interval: float,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self.slots = slots
         self.partitions: dict[int, Partition] = {}
-        self.running: dict[asyncio.Task[None], Command] = {}
+        self.running: dict[asyncio.Task[None], Work] = {}
+        """Attempts. What needs no slot is in `chores`."""
+        self.chores: set[asyncio.Task[None]] = set()
         self._executor = executor
+        self._chores = chores
         self._liveness = liveness
-        self._projector = projector
         self._interval = interval
+        self._clock = clock
+        self._look_at = 0.0
+        self._to_take_over: list[tuple[Partition, Command, Held]] = []
         self._shares = LaneShares()
         self._turn = dict.fromkeys(Lane, 0)
         self._wake = asyncio.Event()
@@ -68,15 +77,15 @@ class Scheduler:
             self._wake.clear()
             self._fill()
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), self._interval)
+                await asyncio.wait_for(self._wake.wait(), self._pause())
 
     async def stop(self, grace: float) -> None:
         """Claim nothing more, let what runs finish within `grace` seconds, then let go of the rest."""
         self._stopped = True
         self._wake.set()
-        if self.running:
+        if self.running or self.chores:
             log.info("waiting for running tasks", count=len(self.running), seconds=grace)
-            _, late = await asyncio.wait(self.running, timeout=grace)
+            _, late = await asyncio.wait({*self.running, *self.chores}, timeout=grace)
             for task in late:
                 task.cancel()
             if late:
@@ -85,33 +94,53 @@ class Scheduler:
                 await asyncio.wait(late)
 
     def _fill(self) -> None:
-        # Takeovers first: behind a long backlog they would wait for ever.
-        while self._may_start() and (found := self._takeover() or self._next()):
-            self._start(self._executor.run(*found), found[1])
+        if self._clock() >= self._look_at:
+            self._look_at = self._clock() + self._interval
+            self._to_take_over = list(self._abandoned())
+        for partition in self.partitions.values():
+            partition.release()
+        # First: behind a long backlog they would wait for ever.
+        self._take_over()
+        while self._may_start() and (found := self._next()):
+            self._start(*found)
         for partition in self.partitions.values():
             partition.pass_over()
+            while not self._stopped and (chore := partition.next_chore()):
+                self._start_chore(partition, chore)
+
+    def _pause(self) -> float:
+        """Seconds until there is something to do although nothing happens."""
+        times = [at for one in self.partitions.values() if (at := one.next_time) is not None]
+        if not times:
+            return self._interval
+        return min(self._interval, max(0.01, min(times) / 1000 - self._clock()))
 
     def _may_start(self) -> bool:
-        held_back = self._executor.storing_fails or self._projector.overloaded
-        return not self._stopped and not held_back and len(self.running) < self.slots
+        return not self._stopped and not self._executor.storing_fails and len(self.running) < self.slots
 
-    def _start(self, attempt: Coroutine[Any, Any, None], command: Command) -> None:
-        task = asyncio.create_task(attempt)
-        self.running[task] = command
+    def _start(self, partition: Partition, work: Work) -> None:
+        task = asyncio.create_task(self._executor.run(partition, work))
+        self.running[task] = work
+        task.add_done_callback(self._ended)
+
+    def _start_chore(self, partition: Partition, work: Work) -> None:
+        task = asyncio.create_task(self._chores.run(partition, work))
+        self.chores.add(task)
         task.add_done_callback(self._ended)
 
     def _ended(self, task: "asyncio.Task[None]") -> None:
-        del self.running[task]
+        self.running.pop(task, None)
+        self.chores.discard(task)
         self._wake.set()
         if not task.cancelled() and (error := task.exception()):
             log.error("an attempt broke: its task stays claimed", exc_info=error)
 
-    def _next(self) -> tuple[Partition, Command, Claim] | None:
+    def _next(self) -> tuple[Partition, Work] | None:
         while lanes := [lane for lane in Lane if any(p.has_work(lane) for p in self.partitions.values())]:
             lane = self._shares.turn(lanes)
             for partition in self._in_turn(lane):
-                if found := partition.next(lane):
-                    return partition, *found
+                if work := partition.next(lane):
+                    return partition, work
         return None
 
     def _in_turn(self, lane: Lane) -> list[Partition]:
@@ -120,12 +149,24 @@ class Scheduler:
         first = self._turn[lane] = (self._turn[lane] + 1) % len(numbers)
         return [self.partitions[number] for number in (*numbers[first:], *numbers[:first])]
 
-    def _takeover(self) -> tuple[Partition, Command, Claim] | None:
-        """A parked command whose holder is gone."""
+    def _abandoned(self) -> Iterator[tuple[Partition, Command, Held]]:
+        """Parked commands whose holders are gone."""
         for partition in self.partitions.values():
             for command, held in partition.held():
                 if self._liveness.is_gone(held, partition.number):
-                    log.info("taking over", task_id=command.task_id, holder=held.holder, fence=held.fence)
-                    partition.unpark(command)
-                    return partition, command, held.takeover
-        return None
+                    yield partition, command, held
+
+    def _take_over(self) -> None:
+        """Claim what was abandoned: what is to run as far as there are slots, all else at once."""
+        left = []
+        for partition, command, held in self._to_take_over:
+            if self._stopped or partition.lost or partition.step(command) != held:
+                continue
+            if not self._may_start() and partition.would_run(command, held.takeover):
+                left.append((partition, command, held))
+            elif partition.parked.get(command.position) is command:
+                log.info("taking over", task_id=command.task_id, holder=held.holder, fence=held.fence)
+                partition.unpark(command)
+                if work := partition.begin(command, held.takeover):
+                    self._start(partition, work)
+        self._to_take_over = left

@@ -16,12 +16,15 @@ from gateway.app import Gateway, Startup
 from gateway.security import require_loopback
 from mayfly import telemetry
 from mayfly.errors import SettingsError
+from mayfly.faultpoints import arm
 from mayfly.settings import Settings
 
 log = logging.getLogger("gateway")
 
 GRACE_SECONDS = 15
 """How long requests that are under way may go on after SIGTERM: longer than the log takes to acknowledge."""
+BACKLOG = 2048
+"""uvicorn's own."""
 
 
 class Server(uvicorn.Server):
@@ -91,6 +94,8 @@ def _listen(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
+        # Before anybody is told the address: who comes early waits instead of being refused.
+        listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
         raise SettingsError(
@@ -115,6 +120,7 @@ def main() -> int:
     try:
         settings = Settings()
         telemetry.configure("gateway", settings.log_level)
+        arm(settings.fault_point)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(serve(settings))
     except SettingsError as error:

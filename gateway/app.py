@@ -16,18 +16,26 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.routing import BaseRoute, Route
 
+from gateway.acceptance import Acceptance
+from gateway.completeness import Completeness
 from gateway.docs import Docs
 from gateway.errors import UNAVAILABLE, Problem, on_http, on_problem, on_unavailable
 from gateway.functions import Functions
 from gateway.health import Check, Health
+from gateway.letters import Letters
+from gateway.logs import Logs
 from gateway.observation import Metrics, Observer
 from gateway.openapi import OpenApi
 from gateway.ports import Blobs, Catalog, Commands, ReadModel
+from gateway.rebuilds import Rebuilds
+from gateway.reruns import Originals, Reruns
 from gateway.security import Guard
+from gateway.streams import Streams
 from gateway.tasks import Tasks
 from gateway.waiting import Waiters
 from gateway.workers import Workers
 from mayfly.adapters import kafka, redis, s3
+from mayfly.adapters.kafka_commands import CommandReader
 from mayfly.errors import BlobsUnavailable, LogUnavailable, SettingsError
 from mayfly.settings import Settings
 from mayfly.task import Lane
@@ -46,6 +54,7 @@ class Parts:
     blobs: Blobs
     catalog: Catalog
     catalog_is_read: Callable[[], bool]
+    completeness: Completeness
 
 
 class Gateway:
@@ -57,15 +66,16 @@ class Gateway:
         self._metrics = Metrics()
         self._functions = Functions(parts.catalog, parts.catalog_is_read)
         self._workers = Workers(parts.read_model)
-        self._tasks = Tasks(
-            settings,
-            self._functions,
-            parts.commands,
-            parts.read_model,
-            parts.blobs,
-            self.waiters,
-            self._metrics,
+        self._rebuilds = Rebuilds(parts.completeness)
+        acceptance = Acceptance(
+            settings, self._functions, parts.commands, parts.read_model, parts.blobs, self._metrics
         )
+        originals = Originals(parts.commands, parts.blobs)
+        self._tasks = Tasks(settings, acceptance, parts.commands, parts.read_model, parts.blobs, self.waiters)
+        self._logs = Logs(parts.read_model, parts.blobs)
+        self._streams = Streams(parts.read_model, self.waiters)
+        self._reruns = Reruns(acceptance, originals, parts.read_model)
+        self._letters = Letters(acceptance, originals, parts.commands, parts.read_model)
         self._health = Health(
             {
                 "log": parts.commands.ready,
@@ -82,10 +92,18 @@ class Gateway:
             Route("/tasks", self._tasks.list, methods=["GET"]),
             Route("/tasks/{task_id}", self._tasks.get, methods=["GET"]),
             Route("/tasks/{task_id}/result", self._tasks.result, methods=["GET"]),
-            Route("/tasks/{task_id}/logs", self._tasks.logs, methods=["GET"]),
+            Route("/tasks/{task_id}/logs", self._logs.get, methods=["GET"]),
+            Route("/tasks/{task_id}/events", self._streams.get, methods=["GET"]),
+            Route("/tasks/{task_id}/cancel", self._tasks.cancel, methods=["POST"]),
+            Route("/tasks/{task_id}/rerun", self._reruns.submit, methods=["POST"]),
+            Route("/dead-letters", self._letters.list, methods=["GET"]),
+            Route("/dead-letters/redrive", self._letters.redrive, methods=["POST"]),
+            Route("/dead-letters/purge", self._letters.purge, methods=["POST"]),
             Route("/functions", self._functions.list, methods=["GET"]),
             Route("/functions/{name}", self._functions.get, methods=["GET"]),
             Route("/workers", self._workers.list, methods=["GET"]),
+            Route("/rebuild", self._rebuilds.start, methods=["POST"]),
+            Route("/rebuild", self._rebuilds.get, methods=["GET"]),
             Route("/healthz", self._health.alive, methods=["GET"]),
             Route("/readyz", self._health.ready, methods=["GET"]),
             Route("/metrics", self._metrics.get, methods=["GET"]),
@@ -141,14 +159,36 @@ def _tell_failure(task: asyncio.Task[None]) -> None:
 
 
 class _LogCommands:
-    """The command topics of every queue, over the log."""
+    """The topics of every queue, over the log."""
 
-    def __init__(self, log: kafka.Log) -> None:
+    def __init__(self, settings: Settings, log: kafka.Log, reader: CommandReader) -> None:
+        self._settings = settings
         self._log = log
+        self._queues = {settings.queue}
         self.ready = log.ready
+        self.read = reader.read_command
 
-    async def append(self, queue: str, lane: Lane, task_id: str, value: bytes) -> kafka.Appended:
-        return await self._log.append(kafka.lane_topic(queue, lane), value, key=task_id)
+    async def append(
+        self, queue: str, lane: Lane, partition: int, task_id: str, value: bytes
+    ) -> kafka.Appended:
+        await self._ensure(queue)
+        return await self._log.append(kafka.lane_topic(queue, lane), value, key=task_id, partition=partition)
+
+    async def append_event(self, queue: str, partition: int, task_id: str, value: bytes) -> None:
+        await self._log.append(kafka.events_topic(queue), value, key=task_id, partition=partition)
+
+    async def purge(self, task_id: str) -> None:
+        await self._log.append(kafka.DEAD_LETTER_TOPIC, None, key=task_id)
+
+    async def _ensure(self, queue: str) -> None:
+        """A queue's first task may come before its first dispatcher, which would make the topics as well."""
+        if queue in self._queues:
+            return
+        try:
+            await kafka.ensure_topics(self._settings.model_copy(update={"queue": queue}))
+        except SettingsError as error:
+            raise LogUnavailable(str(error)) from error
+        self._queues.add(queue)
 
 
 class Startup:
@@ -161,18 +201,30 @@ class Startup:
         self._settings = settings
         self._failed = failed
         self._log = kafka.Log(settings)
+        self._reader = CommandReader(settings)
         self._catalog = kafka.Catalog(settings)
         self._read_model = redis.ReadModel(settings)
+        self._completeness = Completeness(
+            self._read_model,
+            partitions=settings.partitions,
+            queues=self._queues,
+            was_served=lambda queue: kafka.was_served(settings, queue),
+        )
+        self._read_model.guard(self._completeness.require)
         self._blobs = s3.Blobs(settings)
         self._catalog_read = False
 
+    def _queues(self) -> set[str]:
+        return {self._settings.queue, *(function.queue for function in self._catalog.all())}
+
     def parts(self) -> Parts:
         return Parts(
-            commands=_LogCommands(self._log),
+            commands=_LogCommands(self._settings, self._log, self._reader),
             read_model=self._read_model,
             blobs=self._blobs,
             catalog=self._catalog,
             catalog_is_read=lambda: self._catalog_read,
+            completeness=self._completeness,
         )
 
     async def run(self) -> None:
@@ -190,6 +242,7 @@ class Startup:
 
     async def stop(self) -> None:
         await self._catalog.close()
+        await self._reader.close()
         await self._log.close()
         await self._read_model.close()
 

@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Callable
+from typing import Final
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -14,6 +15,8 @@ from gateway.submissions import Submission
 from gateway.views import function_view
 from mayfly.function import Function
 from mayfly.payload import InvalidSchema, PayloadSchemas
+
+DEFAULT_QUEUE: Final = "default"
 
 
 class Functions:
@@ -33,10 +36,15 @@ class Functions:
         return [function for function in self._catalog.all() if not function.retired]
 
     def accepting(self, submission: Submission) -> Function:
-        """The function of that name, if it takes that payload. Raises `Problem`."""
+        """The function of that name, if it takes that payload, in a queue that there is. Raises `Problem`."""
         function = self._find(submission.task_type)
         if function is None:
             raise Problem("unknown_task_type", self._unknown(submission.task_type), field="taskType")
+        if submission.queue is not None:
+            self._check_queue(submission.queue)
+        if submission.image is not None:
+            # A re-run on the image of then: today's schema says nothing about it.
+            return function
         if submission.is_json:
             self._check(function, submission)
         elif not function.accepts_bytes:
@@ -68,6 +76,14 @@ class Functions:
     def _require_catalog(self) -> None:
         if not self._is_read():
             raise Problem("catalog_unavailable", "The catalog is still being read; try again in a moment.")
+
+    def _check_queue(self, queue: str) -> None:
+        """A queue that no function names has no dispatcher, and a task in it would wait for ever."""
+        queues = sorted({DEFAULT_QUEUE, *(function.queue for function in self.deployed())})
+        if queue not in queues:
+            self._require_catalog()
+            detail = f'There is no queue "{queue}"; there are {", ".join(queues)}.'
+            raise Problem("unknown_queue", detail, field="queue", queues=queues)
 
     def _unknown(self, name: str) -> str:
         shown = f'"{name[:64]}"'

@@ -5,10 +5,13 @@ Every answer is documented from these, and the tests hold the answers to them.
 
 from typing import Annotated, Any, Final, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 from pydantic.alias_generators import to_camel
+from pydantic_core import PydanticCustomError
 
-MAX_TIMEOUT_SECONDS = 86_400
+from gateway import times
+from mayfly.task import MAX_ATTEMPTS, MAX_DELAY_SECONDS, MAX_TIMEOUT_SECONDS
+
 _NO_CONTROLS = "^[^\\u0000-\\u001f\\u007f]+$"
 
 Tag = Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=_NO_CONTROLS)]
@@ -18,10 +21,56 @@ Timestamp = Annotated[
 ]
 StatusName = Literal["QUEUED", "SCHEDULED", "IN_PROGRESS", "RETRYING", "COMPLETED", "FAILED", "CANCELLED"]
 STATUSES: Final[tuple[str, ...]] = get_args(StatusName)
+FailureName = Literal[
+    "Function.Error",
+    "Function.Timeout",
+    "Function.OutOfMemory",
+    "Function.ExitCode",
+    "Function.BadResult",
+    "Sandbox.Lost",
+    "Task.Invalid",
+    "Task.Expired",
+    "Task.Cancelled",
+]
+"""`mayfly.task.FailureType`, for the document."""
+
+
+def _time(text: str) -> str:
+    if times.milliseconds(text) is None:
+        raise PydanticCustomError(
+            "time", "must be a time by RFC 3339 with its offset, such as 2026-11-24T12:00:00Z"
+        )
+    return text
+
+
+def _within_a_year(text: str) -> str:
+    at = times.milliseconds(text)
+    if at is not None and at > times.now() + MAX_DELAY_SECONDS * 1000:
+        raise PydanticCustomError("time", "must be at most 366 days ahead")
+    return text
+
+
+Time = Annotated[str, AfterValidator(_time)]
 
 
 class _Model(BaseModel):
     model_config = ConfigDict(alias_generator=to_camel, frozen=True, extra="forbid", strict=True)
+
+
+class Retry(_Model):
+    """Which failures are tried again, and when; what is left out is as the function has it."""
+
+    max_attempts: int | None = Field(
+        None, ge=1, le=MAX_ATTEMPTS, description="Attempts in all, the first one included."
+    )
+    initial_delay: float | None = Field(
+        None, ge=0, le=86_400, description="Seconds: the bound of the first pause; it doubles each time."
+    )
+    max_delay: float | None = Field(None, ge=0, le=604_800, description="Seconds: what that bound grows to.")
+    retry_on: list[FailureName] | None = Field(None, description="The failures that are tried again.")
+    never_on: list[FailureName] | None = Field(
+        None, description="The failures that are not, whatever `retryOn` says."
+    )
 
 
 class TaskRequest(_Model):
@@ -42,13 +91,46 @@ class TaskRequest(_Model):
         description="How long an attempt may take; the function's own limit if left out.",
     )
     tags: list[Tag] = Field([], max_length=16)
+    delay_seconds: float | None = Field(
+        None, ge=0, le=MAX_DELAY_SECONDS, description="From the acceptance to the first attempt."
+    )
+    run_at: Annotated[Time, AfterValidator(_within_a_year)] | None = Field(
+        None,
+        description="When the first attempt is due, in place of `delaySeconds`: RFC 3339, at most 366 days "
+        "ahead. A time in the past is now.",
+        examples=["2026-11-24T12:00:00Z"],
+    )
+    ttl_seconds: float | None = Field(
+        None,
+        gt=0,
+        le=MAX_DELAY_SECONDS,
+        description="A first attempt that has not begun so long after it was due fails with `Task.Expired`.",
+    )
+    retry: Retry | None = None
+    queue: Annotated[str, StringConstraints(min_length=1, max_length=63)] | None = Field(
+        None, description="The queue that it waits in; the function's own if left out."
+    )
+    redeliver: bool | None = Field(
+        None, description="False: a task whose sandbox was lost fails instead of running again."
+    )
+    concurrency_key: (
+        Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=_NO_CONTROLS)] | None
+    ) = Field(
+        None,
+        description="Tasks of one function with one key run at most so many at once as the function allows, "
+        "or one.",
+    )
 
 
 class Accepted(_Model):
     """The log has the task: it will have exactly one recorded outcome."""
 
     task_id: TaskId
-    status: Literal["QUEUED"]
+    status: StatusName = Field(
+        description="SCHEDULED where the first attempt is due later, else QUEUED; with an Idempotency-Key "
+        "that came before, what has become of the task."
+    )
+    rerun_of: TaskId | None = None
 
 
 class Progress(_Model):
@@ -68,6 +150,23 @@ class TaskError(_Model):
     exit_code: int | None = None
 
 
+class AttemptError(_Model):
+    type: str = Field(examples=["Function.Error"])
+    message: str
+
+
+class Attempt(_Model):
+    """An attempt that is over."""
+
+    attempt: int
+    dispatcher: str
+    started_at: Timestamp
+    finished_at: Timestamp
+    image: str | None = None
+    error: AttemptError | None = Field(None, description="Left out for the one that gave the result.")
+    logs_url: str | None = None
+
+
 class Task(_Model):
     """What is known of a task. What is not known, or does not apply, is left out."""
 
@@ -80,6 +179,14 @@ class Task(_Model):
     name: str | None = None
     tags: list[str] = []
     created_at: Timestamp
+    run_at: Timestamp | None = Field(None, description="When its first attempt was due, if that was later.")
+    due_at: Timestamp | None = Field(
+        None, description="When its next attempt is due, while it waits for that."
+    )
+    ttl_seconds: float | None = None
+    concurrency_key: str | None = None
+    rerun_of: TaskId | None = Field(None, description="The task whose input this one has.")
+    cancel_requested_at: Timestamp | None = None
     started_at: Timestamp | None = Field(None, description="When that attempt started.")
     finished_at: Timestamp | None = None
     dispatcher: str | None = None
@@ -92,6 +199,56 @@ class Task(_Model):
     result_size: int | None = Field(None, description="Bytes.")
     logs_url: str | None = None
     error: TaskError | None = None
+    attempts: list[Attempt] = Field([], description="Those that are over.")
+
+
+class Cancelling(_Model):
+    """What has become of the task whose end was asked for."""
+
+    task_id: TaskId
+    status: StatusName
+
+
+class RerunRequest(_Model):
+    latest: bool = Field(
+        False, description="Run on the function as it is today, not on the image that the task ran on."
+    )
+
+
+class LetterSelection(_Model):
+    """Which dead letters: by their tasks' ids, or those that meet every criterion; at least one is needed."""
+
+    task_ids: list[str] | None = Field(None, min_length=1, max_length=10_000)
+    task_type: str | None = None
+    error_type: FailureName | None = None
+    since: Time | None = Field(None, description="Failed at or after that: RFC 3339.")
+    until: Time | None = Field(None, description="Failed before that: RFC 3339.")
+    all: bool = Field(False, description="Every one, where there is no other criterion.")
+
+
+class Redriven(_Model):
+    task_id: TaskId
+    new_task_id: TaskId
+
+
+class LetterFailure(_Model):
+    """A dead letter that stays, and why: a code and a detail as in a problem."""
+
+    task_id: str
+    code: str
+    detail: str
+
+
+class RedriveAnswer(_Model):
+    redriven: list[Redriven]
+    failed: list[LetterFailure]
+    remaining: int = Field(description="How many more there are: ask again.")
+
+
+class PurgeAnswer(_Model):
+    purged: list[TaskId]
+    failed: list[LetterFailure]
+    remaining: int = Field(description="How many more there are: ask again.")
 
 
 class TaskList(_Model):
@@ -148,6 +305,13 @@ class Worker(_Model):
 
 class WorkerList(_Model):
     workers: list[Worker]
+
+
+class Rebuild(_Model):
+    """Whether all that the log has of tasks can be read."""
+
+    complete: bool
+    queues: list[str] = Field(description="Those of which something is missing: their dispatchers write it.")
 
 
 class Health(_Model):

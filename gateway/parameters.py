@@ -11,6 +11,7 @@ from gateway.errors import Problem
 MAX_WAIT_SECONDS: Final = 60
 MAX_LIMIT: Final = 200
 _SECONDS: Final = re.compile(r"[0-9]{1,2}(\.[0-9]{1,3})?")
+_KEY: Final = re.compile(r"[\x20-\x7e]{1,200}")
 _COUNT: Final = re.compile(r"[0-9]{1,4}")
 
 
@@ -45,3 +46,14 @@ def page_limit(text: str | None, default: int = 50) -> int:
     if not _COUNT.fullmatch(text) or not 1 <= int(text) <= MAX_LIMIT:
         raise Problem("invalid_parameter", f"limit is a number, 1 to {MAX_LIMIT}.", field="limit")
     return int(text)
+
+
+def idempotency_key(request: Request) -> str | None:
+    """The header Idempotency-Key. Raises `Problem` for one that is none, and for two."""
+    keys = request.headers.getlist("idempotency-key")
+    if not keys:
+        return None
+    if len(keys) > 1 or not _KEY.fullmatch(keys[0]):
+        detail = "Idempotency-Key is given once: 1 to 200 printable characters of ASCII."
+        raise Problem("invalid_header", detail, field="Idempotency-Key")
+    return keys[0]

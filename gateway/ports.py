@@ -1,6 +1,6 @@
 """What the gateway needs of the world. `app.py` plugs the adapters in; tests plug in what they like."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, Protocol
 
 from mayfly.function import Function
@@ -9,6 +9,7 @@ from mayfly.view import QueuedTask
 
 Records = list[dict[str, str]]
 Heartbeats = list[dict[str, Any]]
+Ids = list[str]
 
 
 class Appended(Protocol):
@@ -23,13 +24,36 @@ class Appended(Protocol):
 
 
 class Commands(Protocol):
-    """The command topics."""
+    """The log: the command topics, the events, the dead letters."""
 
-    async def append(self, queue: str, lane: Lane, task_id: str, value: bytes) -> Appended:
+    async def append(self, queue: str, lane: Lane, partition: int, task_id: str, value: bytes) -> Appended:
         """Returns when every in-sync replica has it. Raises `LogUnavailable`: it may be there even so."""
+
+    async def append_event(self, queue: str, partition: int, task_id: str, value: bytes) -> None:
+        """The same, in the queue's events."""
+
+    async def purge(self, task_id: str) -> None:
+        """Take the task's dead letter away. Raises `LogUnavailable`."""
+
+    async def read(self, queue: str, lane: Lane, partition: int, offset: int) -> bytes | None:
+        """The command's value, or None where the log does not have it any more. Raises `LogUnavailable`."""
 
     async def ready(self) -> None:
         """Raises `LogUnavailable`."""
+
+
+class LogChunk(Protocol):
+    """A piece of what an attempt has logged so far; `id` is its place, and `fence` says whose it is."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def fence(self) -> int: ...
+    @property
+    def text(self) -> str: ...
+
+
+Chunks = Sequence[LogChunk]
 
 
 class ReadModel(Protocol):
@@ -41,6 +65,37 @@ class ReadModel(Protocol):
         self, *, status: str | None, task_type: str | None, tag: str | None, cursor: str | None, limit: int
     ) -> tuple[Records, str | None]:
         """Newest first, with the next page's cursor. Raises `ValueError` for a cursor that is none."""
+
+    async def reservation(self, task_id: str) -> tuple[str, int] | None:
+        """What a task's id is reserved for: the request's hash, and the partition."""
+
+    async def reserve(self, task_id: str, request_sha256: str, partition: int) -> tuple[str, int]:
+        """Reserve it, unless it is; returns what it is reserved for now."""
+
+    async def tell_cancel(self, task_id: str) -> None:
+        """Tell who holds the task that its end was asked for. Who does not hear it reads it in the log."""
+
+    async def dead_letters(
+        self,
+        *,
+        task_type: str | None,
+        error_type: str | None,
+        since: int | None,
+        until: int | None,
+        cursor: str | None,
+        limit: int,
+    ) -> tuple[Records, str | None]:
+        """As `list`, by when they failed: from `since` on and before `until`, ms since 1970."""
+
+    async def dead_letter_ids(
+        self, *, task_type: str | None, error_type: str | None, since: int | None, until: int | None
+    ) -> Ids:
+        """All of them, the oldest first."""
+
+    async def has_dead_letter(self, task_id: str) -> bool: ...
+    async def forget_dead_letter(self, task_id: str) -> None: ...
+    async def log_chunks(self, task_id: str, after: str, count: int) -> Chunks:
+        """What was logged after that place ("" is the beginning), in order, at most so many pieces."""
 
     async def dispatchers(self) -> Heartbeats: ...
     def changes(self) -> AsyncIterator[tuple[str, str]]:

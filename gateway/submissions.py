@@ -1,21 +1,26 @@
 """What was posted: a task in JSON, or bytes with the task's particulars in the query."""
 
 import asyncio
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 
 from gateway.bodies import media_type, read_body
 from gateway.errors import Problem
-from gateway.models import TaskRequest
+from gateway.models import Retry, TaskRequest
 from gateway.parameters import parameters
+from gateway.times import milliseconds
 from mayfly import strictjson
 from mayfly.settings import KIB, Settings
 from mayfly.strictjson import Fault, StrictJSONError, field_path
-from mayfly.task import JSON, Lane
+from mayfly.task import JSON, Envelope, FailureType, Lane, RetryPolicy
+
+M = TypeVar("M", bound=BaseModel)
 
 BESIDE_PAYLOAD: Final = 16 * KIB
 """What a JSON body may hold besides its payload, in bytes."""
@@ -45,10 +50,42 @@ class Submission:
     name: str | None = None
     timeout_seconds: float | None = None
     tags: tuple[str, ...] = ()
+    delay_seconds: float | None = None
+    run_at: int | None = None
+    """Milliseconds since 1970."""
+    ttl_seconds: float | None = None
+    retry: RetryPolicy | None = None
+    queue: str | None = None
+    """None: the function's own."""
+    redeliver: bool | None = None
+    concurrency_key: str | None = None
+    image: str | None = None
+    """To run on, in place of the function's newest: of a re-run only, as is `rerun_of`."""
+    rerun_of: str | None = None
 
     @property
     def is_json(self) -> bool:
         return self.content_type == JSON
+
+    def envelope(self, task_id: str) -> Envelope:
+        """All that it says, but for the payload itself, of which there is the hash."""
+        return Envelope(
+            task_type=self.task_type,
+            task_id=task_id,
+            content_type=self.content_type,
+            name=self.name,
+            timeout_seconds=self.timeout_seconds,
+            tags=self.tags,
+            delay_seconds=self.delay_seconds,
+            run_at=self.run_at,
+            ttl_seconds=self.ttl_seconds,
+            retry=self.retry,
+            redeliver=self.redeliver,
+            concurrency_key=self.concurrency_key,
+            image=self.image,
+            rerun_of=self.rerun_of,
+            payload_sha256=hashlib.sha256(self.payload).hexdigest(),
+        )
 
 
 class _Body(msgspec.Struct):
@@ -64,7 +101,7 @@ async def read_submission(request: Request, settings: Settings) -> Submission:
     if essence == JSON:
         parameters(request)
         body = await read_body(request, settings.payload_bytes + BESIDE_PAYLOAD)
-        submission = _from_json(body, await _parse(body))
+        submission = _from_json(body, await parse(body))
     else:
         particulars = _particulars(request)
         body = await read_body(request, settings.payload_bytes)
@@ -75,7 +112,8 @@ async def read_submission(request: Request, settings: Settings) -> Submission:
     return submission
 
 
-async def _parse(body: bytes) -> Any:
+async def parse(body: bytes) -> Any:
+    """A body of JSON. Raises `Problem`."""
     try:
         if len(body) > THREAD_BYTES:
             return await asyncio.to_thread(strictjson.loads, body, max_depth=MAX_BODY_DEPTH)
@@ -87,29 +125,58 @@ async def _parse(body: bytes) -> Any:
 def _from_json(body: bytes, value: Any) -> Submission:
     if not isinstance(value, dict):
         raise Problem("invalid_task", 'The body must be an object: {"taskType": ..., "payload": ...}.')
-    task = _checked(value, "invalid_task")
+    task = _task(value, "invalid_task")
     return _submission(task, bytes(_payload_decoder.decode(body).payload), JSON, value=task.payload)
 
 
+PARTICULARS: Final = (
+    "taskType",
+    "name",
+    "priority",
+    "timeoutSeconds",
+    "delaySeconds",
+    "runAt",
+    "ttlSeconds",
+    "retry",
+    "queue",
+    "redeliver",
+    "concurrencyKey",
+)
+"""What goes beside a payload of bytes; `tag` as well, as often as there are tags."""
+_NOT_TEXT: Final = ("timeoutSeconds", "delaySeconds", "ttlSeconds", "retry", "redeliver")
+"""Those of them that are JSON: numbers, an object, `true` or `false`."""
+
+
 def _particulars(request: Request) -> TaskRequest:
-    """The task beside a payload of bytes: the query's parameters, `tag` as often as there are tags."""
-    given = parameters(request, "taskType", "name", "priority", "timeoutSeconds", "tag", repeatable=("tag",))
-    tags = request.query_params.getlist("tag")
-    timeout = given.get("timeoutSeconds")
+    """The task beside a payload of bytes."""
+    given = parameters(request, *PARTICULARS, "tag", repeatable=("tag",))
     fields: dict[str, Any] = {name: text for name, text in given.items() if name != "tag"}
-    if timeout is not None:
-        try:
-            fields["timeoutSeconds"] = float(timeout)
-        except ValueError:
-            raise Problem(
-                "invalid_parameter", "timeoutSeconds is not a number.", field="timeoutSeconds"
-            ) from None
-    return _checked({**fields, "tags": tags, "payload": None}, "invalid_parameter")
+    for name in _NOT_TEXT:
+        if name in fields:
+            fields[name] = _value(name, fields[name])
+    tags = request.query_params.getlist("tag")
+    return _task({**fields, "tags": tags, "payload": None}, "invalid_parameter")
 
 
-def _checked(fields: dict[str, Any], code: str) -> TaskRequest:
+def _value(name: str, text: str) -> Any:
     try:
-        return TaskRequest.model_validate(fields)
+        return strictjson.loads(text.encode(errors="replace"))
+    except StrictJSONError:
+        what = {"retry": 'an object in JSON, such as {"maxAttempts":3}', "redeliver": "true or false"}
+        raise Problem("invalid_parameter", f"{name} is {what.get(name, 'a number')}.", field=name) from None
+
+
+def _task(fields: dict[str, Any], code: str) -> TaskRequest:
+    task = checked(TaskRequest, fields, code)
+    if task.run_at is not None and task.delay_seconds is not None:
+        raise Problem(code, "runAt and delaySeconds exclude each other.", field="runAt")
+    return task
+
+
+def checked(model: type[M], fields: Any, code: str) -> M:
+    """The fields as that model; what is wrong with the first of them is a `Problem` of that code."""
+    try:
+        return model.model_validate(fields)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         field = field_path(first["loc"])
@@ -126,4 +193,25 @@ def _submission(task: TaskRequest, payload: bytes, content_type: str, value: Any
         name=task.name,
         timeout_seconds=task.timeout_seconds,
         tags=tuple(dict.fromkeys(task.tags)),
+        delay_seconds=task.delay_seconds,
+        run_at=milliseconds(task.run_at) if task.run_at is not None else None,
+        ttl_seconds=task.ttl_seconds,
+        retry=_policy(task.retry) if task.retry is not None else None,
+        queue=task.queue,
+        redeliver=task.redeliver,
+        concurrency_key=task.concurrency_key,
     )
+
+
+def _policy(retry: Retry) -> RetryPolicy:
+    return RetryPolicy(
+        max_attempts=retry.max_attempts,
+        initial_delay=retry.initial_delay,
+        max_delay=retry.max_delay,
+        retry_on=_failures(retry.retry_on),
+        never_on=_failures(retry.never_on),
+    )
+
+
+def _failures(names: Sequence[str] | None) -> tuple[FailureType, ...] | None:
+    return None if names is None else tuple(FailureType(name) for name in dict.fromkeys(names))

@@ -16,12 +16,18 @@ _TEXTS: Final = (
     "status",
     "name",
     "createdAt",
+    "runAt",
+    "dueAt",
+    "concurrencyKey",
+    "rerunOf",
+    "cancelRequestedAt",
     "startedAt",
     "finishedAt",
     "dispatcher",
     "image",
     "resultContentType",
 )
+_SECONDS: Final = ("timeoutSeconds", "ttlSeconds")
 _WORKER: Final = ("id", "address", "host", "queue", "slots", "running", "startedAt")
 _ERROR: Final = {
     "errorType": "type",
@@ -37,8 +43,9 @@ def task_view(record: dict[str, str]) -> dict[str, Any]:
     view["tags"] = orjson.loads(record.get("tags", "[]"))
     if "attempt" in record:
         view["attempt"] = int(record["attempt"])
-    if "timeoutSeconds" in record:
-        view["timeoutSeconds"] = float(record["timeoutSeconds"])
+    for name in _SECONDS:
+        if name in record:
+            view[name] = float(record[name])
     if "progress" in record:
         view["progress"] = _progress(record)
     where = f"/tasks/{record['taskId']}"
@@ -51,6 +58,8 @@ def task_view(record: dict[str, str]) -> dict[str, Any]:
         view["logsUrl"] = f"{where}/logs"
     if "errorType" in record:
         view["error"] = _error(record)
+    if "attempts" in record:
+        view["attempts"] = [_attempt(one, where) for one in orjson.loads(record["attempts"])]
     return view
 
 
@@ -85,6 +94,14 @@ def _progress(record: dict[str, str]) -> dict[str, Any]:
     if message := record.get("progressMessage"):
         progress["message"] = message
     return progress
+
+
+def _attempt(kept: dict[str, Any], where: str) -> dict[str, Any]:
+    """An attempt that is over, as `models.Attempt`."""
+    shown = {name: value for name, value in kept.items() if name != "logKey"}
+    if "logKey" in kept:
+        shown["logsUrl"] = f"{where}/logs?attempt={kept['attempt']}"
+    return shown
 
 
 def _error(record: dict[str, str]) -> dict[str, Any]:

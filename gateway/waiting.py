@@ -1,4 +1,5 @@
-"""Waiting for a task's end: one subscription for the whole process, and whoever waits, by task.
+"""Waiting for a task: one subscription for the whole process, and whoever waits for its end or for any change
+of it, by task.
 
 A message can be lost, and the subscription can break: so whoever waits reads again every few seconds, and
 whenever the subscription stands anew. What was lost then only costs time.
@@ -7,7 +8,7 @@ whenever the subscription stands anew. What was lost then only costs time.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Final
 
 from gateway.ports import ReadModel
@@ -27,10 +28,16 @@ class Waiters:
         self._read_model = read_model
         self._recheck = recheck_seconds
         self._waiting: dict[str, set[asyncio.Event]] = {}
+        self._watching: dict[str, set[asyncio.Event]] = {}
         self._closing = False
 
     def __len__(self) -> int:
-        return sum(len(events) for events in self._waiting.values())
+        return sum(len(events) for of in (self._waiting, self._watching) for events in of.values())
+
+    @property
+    def closing(self) -> bool:
+        """Whether the process is about to end."""
+        return self._closing
 
     async def follow(self) -> None:
         while True:
@@ -38,8 +45,10 @@ class Waiters:
                 async for task_id, status in self._read_model.changes():
                     if not task_id:
                         self._wake_all()
-                    elif status in TERMINAL:
-                        self._wake(task_id)
+                        continue
+                    _wake(self._watching, task_id)
+                    if status in TERMINAL:
+                        _wake(self._waiting, task_id)
             except ReadModelUnavailable as error:
                 log.warning("changes are not heard just now", extra={"reason": str(error)})
             await asyncio.sleep(RESUBSCRIBE_SECONDS)
@@ -56,7 +65,7 @@ class Waiters:
             return record
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
-        with self._enlisted(task_id) as woken:
+        with _enlisted(self._waiting, task_id) as woken:
             while True:
                 # Read after enlisting: an end in between would not be told again.
                 record = await self._read_model.get(task_id)
@@ -71,25 +80,37 @@ class Waiters:
         self._closing = True
         self._wake_all()
 
-    @contextmanager
-    def _enlisted(self, task_id: str) -> Iterator[asyncio.Event]:
-        woken = asyncio.Event()
-        events = self._waiting.setdefault(task_id, set())
-        events.add(woken)
-        try:
-            yield woken
-        finally:
-            events.discard(woken)
-            if not events:
-                del self._waiting[task_id]
+    def watching(self, task_id: str) -> AbstractContextManager[asyncio.Event]:
+        """An event that is set whenever something of the task may have changed, and at the process's end."""
+        return _enlisted(self._watching, task_id)
 
-    def _wake(self, task_id: str) -> None:
-        for event in self._waiting.get(task_id, ()):
-            event.set()
+    async def next_change(self, woken: asyncio.Event) -> None:
+        """Returns when the event is set, and after a few seconds even so. Clears it."""
+        await _wait(woken, self._recheck)
+        woken.clear()
 
     def _wake_all(self) -> None:
-        for task_id in self._waiting:
-            self._wake(task_id)
+        for of in (self._waiting, self._watching):
+            for task_id in of:
+                _wake(of, task_id)
+
+
+@contextmanager
+def _enlisted(of: dict[str, set[asyncio.Event]], task_id: str) -> Iterator[asyncio.Event]:
+    woken = asyncio.Event()
+    events = of.setdefault(task_id, set())
+    events.add(woken)
+    try:
+        yield woken
+    finally:
+        events.discard(woken)
+        if not events:
+            del of[task_id]
+
+
+def _wake(of: dict[str, set[asyncio.Event]], task_id: str) -> None:
+    for event in of.get(task_id, ()):
+        event.set()
 
 
 def _settled(record: Record | None) -> bool:

@@ -19,6 +19,7 @@ import docker
 from docker.errors import DockerException
 from requests.exceptions import RequestException
 
+from mayfly import advice
 from mayfly.data import images_dir
 from mayfly.errors import StackError
 from mayfly.image import BuildFailed, Context, build_image, engine_errors, find_image, tag_image
@@ -69,9 +70,8 @@ def ensure_base(client: docker.DockerClient, *, on_progress: Progress) -> Base:
     Raises `StackError` where it can neither be pulled nor made.
     """
     root = _ensure_root(client, on_progress)
-    folder = images_dir() / "python"
-    files = sorted(path for path in folder.iterdir() if path.is_file())
-    tag = f"{PYTHON}:{_hash(root, *(path.name + path.read_text() for path in files))}"
+    files = python_files()
+    tag = f"{PYTHON}:{_hash(root, *(name + path.read_text() for name, path in files.items()))}"
     image = find_image(client, tag)
     if image is None:
         on_progress("building the Python base image")
@@ -81,6 +81,14 @@ def ensure_base(client: docker.DockerClient, *, on_progress: Progress) -> Base:
         assert image is not None
     tag_image(client, tag, PYTHON)
     return Base(tag, image.id, image.labels["mayfly.python"], image.labels["mayfly.platform"])
+
+
+def python_files() -> dict[str, Path]:
+    """What `mayfly/python` is built from, by name: the Dockerfile, the bootstrap, and the `mayfly` that
+    handlers import, which is the same here and there."""
+    folder = images_dir() / "python"
+    files = {path.name: path for path in sorted(folder.iterdir()) if path.is_file()}
+    return files | {"mayfly.py": Path(advice.__file__)}
 
 
 def _ensure_root(client: docker.DockerClient, on_progress: Progress) -> str:
@@ -161,12 +169,11 @@ def _probe(client: docker.DockerClient, image: str) -> tuple[str, str]:
 
 
 def _build_python(
-    client: docker.DockerClient, root: str, tag: str, files: list[Path], labels: dict[str, str]
+    client: docker.DockerClient, root: str, tag: str, files: dict[str, Path], labels: dict[str, str]
 ) -> None:
     context = Context()
-    for path in files:
-        name = path.name if path.name == "Dockerfile" else f"bootstrap/{path.name}"
-        context.add_file(name, path)
+    for name, path in files.items():
+        context.add_file(name if name == "Dockerfile" else f"bootstrap/{name}", path)
     try:
         build_image(client, context, tag=tag, arguments={"BASE": root}, labels=labels)
     except BuildFailed as error:

@@ -5,6 +5,8 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from mayfly.task import RetryPolicy
+
 NAME: Final = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 """A function's name, which is its folder's."""
 
@@ -38,6 +40,12 @@ class Function(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     queue: str = "default"
     env: dict[str, str] = {}
     secrets: tuple[str, ...] = ()
+    retries: RetryPolicy = RetryPolicy()
+    redeliver: bool = True
+    """Whether a task whose sandbox was lost runs again."""
+    concurrency: int | None = None
+    """How many of its tasks run at once, over all dispatchers; of tasks with a `concurrencyKey`, how many of
+    each key. None: as many as there are slots."""
     schema: dict[str, Any] | None = None
     """JSON Schema (2020-12) of the payload; None takes anything."""
     accepts_bytes: bool = True

@@ -11,10 +11,23 @@ import jsonschema_rs
 import msgspec
 
 from mayfly.errors import FunctionError
+from mayfly.retry import DEFAULTS
+from mayfly.task import MAX_ATTEMPTS, FailureType, RetryPolicy
 
 FILE: Final = "function.toml"
 
+QueueName = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9-]{0,62}$")]
 EnvName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+
+
+class Retries(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The table `retries`, as `mayfly.task.RetryPolicy` has it."""
+
+    max_attempts: Annotated[int, msgspec.Meta(ge=1, le=MAX_ATTEMPTS)] | None = None
+    initial_delay: Annotated[float, msgspec.Meta(ge=0, le=86_400)] | None = None
+    max_delay: Annotated[float, msgspec.Meta(ge=0, le=604_800)] | None = None
+    retry_on: tuple[FailureType, ...] | None = None
+    never_on: tuple[FailureType, ...] | None = None
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -35,7 +48,14 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """MiB of /tmp, the one place that a function can write to. They count as memory."""
     isolation: Literal["container"] = "container"
     network: Literal["none", "egress"] = "none"
-    queue: Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9-]{0,62}$")] = "default"
+    queue: QueueName = "default"
+    retries: Annotated[int, msgspec.Meta(ge=0, lt=MAX_ATTEMPTS)] | Retries | None = None
+    """How often a failed attempt is tried again, or a table that says it in full. 0 is a policy: a function
+    that asks for another attempt gets none. Unset is none: it gets some."""
+    redeliver: bool = True
+    """Whether a task whose sandbox was lost runs again."""
+    concurrency: Annotated[int, msgspec.Meta(ge=1, le=100_000)] | None = None
+    """Tasks that run at once, over all dispatchers; of each `concurrencyKey`, where tasks have one."""
     contract: Literal["python", "unix"] | None = None
     """Unset: `unix` where the folder has a Dockerfile, else `python`."""
     env: dict[EnvName, str] = {}
@@ -43,6 +63,12 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     schema: dict[str, Any] | str | None = None
     """JSON Schema (2020-12) of the payload, or the name of a file that holds one; unset: read from the
     handler's type hint."""
+
+    @property
+    def policy(self) -> RetryPolicy:
+        if isinstance(self.retries, Retries):
+            return RetryPolicy(**msgspec.structs.asdict(self.retries))
+        return RetryPolicy(max_attempts=None if self.retries is None else self.retries + 1)
 
 
 EXPECTED: Final[Mapping[str, str]] = {
@@ -56,10 +82,23 @@ EXPECTED: Final[Mapping[str, str]] = {
     "isolation": '"container"',
     "network": '"none" or "egress"',
     "queue": "lower-case letters, digits and hyphens, with a letter first",
+    "retries": "a whole number from 0 to 99, or a table",
+    "redeliver": "true or false",
+    "concurrency": "a whole number of tasks at once, at least 1",
     "contract": '"python" or "unix"',
     "env": "a table of texts, each named like a variable",
     "secrets": "a list of names, each like a variable's",
     "schema": "a table that holds a JSON Schema, or the name of a file that does",
+}
+RETRYABLE: Final = DEFAULTS.retry_on or ()
+"""What a policy decides on; all else that befalls a task is not the function's doing."""
+_FAILURES: Final = f"a list of failures, of {', '.join(RETRYABLE)}"
+EXPECTED_OF_RETRIES: Final[Mapping[str, str]] = {
+    "max_attempts": "a whole number of attempts in all, from 1 to 100",
+    "initial_delay": "a number of seconds, from 0 to 86400",
+    "max_delay": "a number of seconds, from 0 to 604800",
+    "retry_on": _FAILURES,
+    "never_on": _FAILURES,
 }
 
 
@@ -75,14 +114,11 @@ def read_manifest(folder: Path) -> Manifest:
         message, line = split_toml_error(str(error), text)
         raise FunctionError(f"not TOML: {message}", file=FILE, line=line) from error
     for key in values:
-        _check_known(key, text)
+        _check_known(key, EXPECTED, line_of(text, key))
+    if isinstance(table := values.get("retries"), dict):
+        _check_retries(table, text)
     for key, value in values.items():
-        try:
-            msgspec.convert({key: value}, Manifest)
-        except msgspec.ValidationError as error:
-            raise FunctionError(
-                f"{key} is {_show(value)}: it must be {EXPECTED[key]}", file=FILE, line=line_of(text, key)
-            ) from error
+        _check_value(key, value, Manifest, EXPECTED, line_of(text, key))
     manifest = msgspec.convert(values, Manifest)
     _check_names(manifest, text)
     return manifest
@@ -143,12 +179,41 @@ def split_toml_error(message: str, text: str) -> tuple[str, int | None]:
     return message[: place.start()], int(place[1]) if place[1] else last
 
 
-def _check_known(key: str, text: str) -> None:
-    if key in EXPECTED:
+def _check_known(key: str, known: Mapping[str, str], line: int | None, table: str = "") -> None:
+    if key in known:
         return
-    near = difflib.get_close_matches(key, EXPECTED, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"known are: {', '.join(EXPECTED)}"
-    raise FunctionError(f"unknown key {key}: {hint}", file=FILE, line=line_of(text, key))
+    near = difflib.get_close_matches(key, known, n=1)
+    hint = f"did you mean {table}{near[0]}?" if near else f"known are: {', '.join(known)}"
+    raise FunctionError(f"unknown key {table}{key}: {hint}", file=FILE, line=line)
+
+
+def _check_value(
+    key: str, value: Any, kind: type, expected: Mapping[str, str], line: int | None, table: str = ""
+) -> None:
+    try:
+        msgspec.convert({key: value}, kind)
+    except msgspec.ValidationError as error:
+        message = f"{table}{key} is {_show(value)}: it must be {expected[key]}"
+        raise FunctionError(message, file=FILE, line=line) from error
+
+
+def _check_retries(table: dict[str, Any], text: str) -> None:
+    """Each key of its own, so that the one that is wrong is named."""
+    for key, value in table.items():
+        line = _line_in("retries", key, text)
+        _check_known(key, EXPECTED_OF_RETRIES, line, "retries.")
+        _check_value(key, value, Retries, EXPECTED_OF_RETRIES, line, "retries.")
+        if key in ("retry_on", "never_on") and not set(value) <= set(RETRYABLE):
+            message = f"retries.{key} is {_show(value)}: it must be {EXPECTED_OF_RETRIES[key]}"
+            raise FunctionError(message, file=FILE, line=line)
+
+
+def _line_in(table: str, key: str, text: str) -> int | None:
+    """The line of a table's key: under its header, or dotted; else, where it is inline, the table's."""
+    start = line_of(text, table) or 1
+    rest = text.split("\n", start - 1)[-1]
+    found = line_of(rest, f"{table}.{key}") or line_of(rest, key)
+    return start + (found or 1) - 1
 
 
 def _check_names(manifest: Manifest, text: str) -> None:

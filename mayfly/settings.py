@@ -70,6 +70,10 @@ class Settings(BaseSettings):
     they are private."""
     egress_open: bool = False
     """Accept egress without address rules, where they cannot be set."""
+    retention_days: float = Field(7.0, ge=0)
+    """How long a task's status, result and log are kept after its end; 0 keeps them for ever."""
+    dead_letter_retention_days: float = Field(30.0, ge=0)
+    """The same for dead letters, which somebody is to look at."""
     docker_host: str | None = None
     """The Docker engine's address; unset means DOCKER_HOST, the Docker context, the default socket."""
 
@@ -85,6 +89,8 @@ class Settings(BaseSettings):
     log_bytes: int = 1 * MIB
     """What is kept of an attempt's log; the rest is counted and dropped."""
 
+    fault_point: str | None = None
+    """For tests: where the process kills itself. See `mayfly/faultpoints.py`."""
     log_level: str = "INFO"
     address_file: Path | None = None
     """Where a service writes the URL that it came to listen on, for whoever gave it port 0."""

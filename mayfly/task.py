@@ -1,7 +1,6 @@
-"""A task: its envelope, its events, and the fold that alone decides what became of it.
+"""A task: its envelope, its events, the records that it waits in. `mayfly.fold` decides what they amount to.
 
-Everything here is pure: no I/O, no clock. Kafka is the source of truth; a partition's lifecycle log is
-folded in log order, by whoever owns the partition, and every owner comes to the same state.
+Everything here is pure: no I/O. Kafka is the source of truth, and this is what stands in it.
 
 A *fence* is the offset of the `Claimed` event that gave a dispatcher the right to an attempt; `NO_FENCE`
 is the start, before any claim. A *position* is a (lane, offset) pair: where a command stands.
@@ -11,10 +10,7 @@ import enum
 import os
 import time
 import uuid
-from collections import OrderedDict
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Annotated, Any, Final, Literal, NamedTuple
+from typing import Annotated, Final, Literal, NamedTuple
 
 import msgspec
 
@@ -28,6 +24,14 @@ MAX_TIMEOUT_SECONDS: Final = 86_400
 
 MAX_LOSSES: Final = 3
 """How often a task is delivered again because infrastructure failed, before it fails with `Sandbox.Lost`."""
+MAX_DELAY_SECONDS: Final = 366 * 86_400
+"""How far ahead a task may be scheduled: a year."""
+LAST_MILLISECOND: Final = 253_402_300_799_999
+"""Of the year 9999, since 1970: no time lies behind it."""
+MAX_COMMAND_BYTES: Final = 800_000
+"""A command is to fit one record again with all that comes to be said of its task."""
+MAX_ATTEMPTS: Final = 100
+"""What a policy may ask for: every attempt is kept, so their number has to end."""
 
 
 class Status(enum.StrEnum):
@@ -102,6 +106,30 @@ class BlobRef(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     sha256: str
 
 
+class RetryPolicy(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """Which failures are tried again, and when. What is None is left to the policy beneath: a task's lies
+    over its function's, and that over `mayfly.retry`'s defaults."""
+
+    max_attempts: Annotated[int, msgspec.Meta(ge=1, le=MAX_ATTEMPTS)] | None = None
+    """Attempts in all, the first one included."""
+    initial_delay: Annotated[float, msgspec.Meta(ge=0, le=86_400)] | None = None
+    """Seconds: the bound of the first pause, which doubles with each attempt."""
+    max_delay: Annotated[float, msgspec.Meta(ge=0, le=604_800)] | None = None
+    """Seconds: what that bound grows to."""
+    retry_on: tuple[FailureType, ...] | None = None
+    """The failures that are tried again."""
+    never_on: tuple[FailureType, ...] | None = None
+    """The failures that are not, whatever `retry_on` says."""
+
+
+class Origin(msgspec.Struct, frozen=True, rename="camel"):
+    """The command that a release goes back to: where it stands, and its append time (ms since 1970)."""
+
+    lane: Lane
+    offset: int
+    accepted_at: int
+
+
 class Envelope(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     """A command's value: one request to run one function once.
 
@@ -120,6 +148,29 @@ class Envelope(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     tags: tuple[str, ...] = ()
     catalog_revision: int = 0
     """How far the gateway had read the catalog: the task runs on no older version of its function."""
+    delay_seconds: Annotated[float, msgspec.Meta(ge=0, le=MAX_DELAY_SECONDS)] | None = None
+    """From the acceptance to the first attempt."""
+    run_at: Annotated[int, msgspec.Meta(ge=0, le=LAST_MILLISECOND)] | None = None
+    """When the first attempt is due, milliseconds since 1970; over `delay_seconds`."""
+    ttl_seconds: Annotated[float, msgspec.Meta(gt=0, le=MAX_DELAY_SECONDS)] | None = None
+    """A first attempt that has not begun so long after it was due fails the task with `Task.Expired`."""
+    retry: RetryPolicy | None = None
+    redeliver: bool | None = None
+    """False: a task whose sandbox was lost fails with `Sandbox.Lost` instead of running again."""
+    concurrency_key: Annotated[str, msgspec.Meta(min_length=1, max_length=200)] | None = None
+    """Tasks of one function with the same key run at most so many at once as the function allows, or one."""
+    image: str | None = None
+    """The image to run on, in place of the function's newest: an exact re-run."""
+    rerun_of: str | None = None
+    """The task whose input this one has."""
+    payload_sha256: str | None = None
+    """Of the payload's bytes, in hex: a re-run proves by it that its input is the same."""
+    request_sha256: str | None = None
+    """Of the request that came with an Idempotency-Key: another request with that key is refused."""
+    releases: int = NO_FENCE
+    """The fence under which the task waited. Only the partition's owner writes such commands."""
+    origin: Origin | None = None
+    """Of a release: the command that was accepted."""
 
 
 class Result(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
@@ -138,6 +189,13 @@ class Log(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     dropped: int = 0
 
 
+class Advice(enum.StrEnum):
+    """What a function itself says about trying again: `mayfly.Retry`, `mayfly.Permanent`, exit 75 and 65."""
+
+    RETRY = "retry"
+    PERMANENT = "permanent"
+
+
 class Failure(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     """Why an attempt failed. `error` is the exception's class where the function raised one."""
 
@@ -146,6 +204,9 @@ class Failure(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     error: str | None = None
     traceback: str | None = None
     exit_code: int | None = None
+    advice: Advice | None = None
+    retry_after: float | None = None
+    """Seconds that the function asks to wait before it is tried again."""
 
 
 class Outcome(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
@@ -164,70 +225,68 @@ class Outcome(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
         return Status.CANCELLED if self.failure.type is FailureType.CANCELLED else Status.FAILED
 
 
-class Claimed(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, tag_field="type"):
-    """A dispatcher asks for the right to run an attempt. `nonce` lets it recognise its own event."""
-
-    task_id: str
-    lane: Lane
-    offset: int
-    attempt: int
-    dispatcher: str
-    nonce: str
-    follows: int = NO_FENCE
-    image: str | None = None
+def accepted_at(envelope: Envelope, at: int) -> int:
+    """When the task was accepted; `at` is its command's append time. Both in milliseconds since 1970."""
+    return envelope.origin.accepted_at if envelope.origin else at
 
 
-class Finished(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, tag_field="type"):
-    """The claim's holder says how the attempt ended, for good."""
+def due_at(envelope: Envelope, at: int) -> int:
+    """When the first attempt is due: never before the acceptance."""
+    accepted = accepted_at(envelope, at)
+    if envelope.run_at is not None:
+        return max(accepted, envelope.run_at)
+    return accepted + int((envelope.delay_seconds or 0) * 1000)
 
-    task_id: str
-    fence: int
-    attempt: int
-    outcome: Outcome
 
+def expires_at(envelope: Envelope, at: int) -> int | None:
+    """When a first attempt that has not begun is too late, or None."""
+    if envelope.ttl_seconds is None:
+        return None
+    return due_at(envelope, at) + int(envelope.ttl_seconds * 1000)
 
-Event = Claimed | Finished
 
 _envelope_decoder = msgspec.json.Decoder(Envelope)
-_event_decoder: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
 _encoder = msgspec.json.Encoder()
 
 
-def encode(message: Envelope | Event) -> bytes:
+def encode(message: msgspec.Struct) -> bytes:
+    """An envelope, an event, a record, as it stands in its topic."""
     return _encoder.encode(message)
 
 
 class MalformedCommand(ValueError):
-    """A command that no sandbox can be given: the message says why."""
+    """A command that no sandbox can be given: the message says why. `envelope` has only the task's id."""
+
+    def __init__(self, message: str, envelope: Envelope) -> None:
+        super().__init__(message)
+        self.envelope = envelope
 
 
 def decode_envelope(value: bytes | None, *, topic: str, partition: int, offset: int) -> Envelope:
     """The envelope in a command's value; its place in the log gives it an id where it has none.
 
-    Raises `MalformedCommand`; `place_id` then names the task.
+    Raises `MalformedCommand`.
     """
+
+    def malformed(message: str) -> MalformedCommand:
+        return MalformedCommand(message, Envelope(task_type="", task_id=place_id(topic, partition, offset)))
+
+    if value is not None and len(value) > MAX_COMMAND_BYTES:
+        raise malformed(f"the command has {len(value)} bytes, and may have {MAX_COMMAND_BYTES}")
     try:
         envelope = _envelope_decoder.decode(value or b"")
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise MalformedCommand(f"the command is not an envelope: {error}") from error
+        raise malformed(f"the command is not an envelope: {error}") from error
     given = sum(
         (bool(envelope.payload), envelope.payload_base64 is not None, envelope.payload_ref is not None)
     )
     if given > 1:
-        raise MalformedCommand("payload, payloadBase64 and payloadRef exclude each other")
+        raise malformed("payload, payloadBase64 and payloadRef exclude each other")
     if not envelope.task_id:
         return msgspec.structs.replace(envelope, task_id=place_id(topic, partition, offset))
     if not is_task_id(envelope.task_id):
-        raise MalformedCommand("taskId is not a UUID in lower case with hyphens")
+        raise malformed("taskId is not a UUID in lower case with hyphens")
     return envelope
-
-
-def decode_event(value: bytes | None) -> Event | None:
-    """The event, or None for a record that is none: the fold passes over it."""
-    try:
-        return _event_decoder.decode(value or b"")
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
 
 
 # --- ids ----------------------------------------------------------------------------------------------------
@@ -253,7 +312,14 @@ def is_task_id(text: str) -> bool:
         return False
 
 
-# --- the fold -----------------------------------------------------------------------------------------------
+def keyed_id(tenant: str, key: str) -> str:
+    """The id of a task that came with an Idempotency-Key: UUIDv5 of whose key it is."""
+    return str(uuid.uuid5(NAMESPACE, f"{tenant}/{key}"))
+
+
+def may_come_again(task_id: str) -> bool:
+    """Whether a client may post a task of this id twice: it is a UUIDv5."""
+    return task_id[14:15] == "5"
 
 
 class Position(NamedTuple):
@@ -263,110 +329,4 @@ class Position(NamedTuple):
     offset: int
 
 
-@dataclass(frozen=True, slots=True)
-class TaskState:
-    """What a task's events so far amount to. A task that no event has counted for has no state."""
-
-    fence: int
-    attempt: int
-    holder: str
-    first: int
-    """Offset of the first event that counted: what a checkpoint may not start behind."""
-    losses: int = 0
-    """How many of its claims followed a claim that never ended."""
-    terminal: bool = False
-
-
-class Fold:
-    """One partition's tasks. `apply` in log order; whatever it answers is what every other fold answers.
-
-    `is_done` tells whether a command is done by the checkpoint that this fold started from or has come to:
-    a claim for a task that the fold does not know counts only if its command is not.
-    """
-
-    def __init__(self, is_done: Callable[[Position], bool]) -> None:
-        self._is_done = is_done
-        # Insertion order is the order of `first`, and a task keeps its place when its state is replaced.
-        self._tasks: OrderedDict[str, TaskState] = OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self._tasks)
-
-    def get(self, task_id: str) -> TaskState | None:
-        return self._tasks.get(task_id)
-
-    @property
-    def first(self) -> int | None:
-        """The first event of the tasks that it knows, or None if it knows none."""
-        return next(iter(self._tasks.values())).first if self._tasks else None
-
-    def apply(self, offset: int, event: Event) -> bool:
-        """Whether the event counts; one that does not is void, and changes nothing."""
-        state = self._tasks.get(event.task_id)
-        match event:
-            case Claimed():
-                if state is None:
-                    if event.follows != NO_FENCE or self._is_done(Position(event.lane, event.offset)):
-                        return False
-                    state = TaskState(
-                        fence=offset, attempt=event.attempt, holder=event.dispatcher, first=offset
-                    )
-                elif state.terminal or event.follows != state.fence:
-                    return False
-                else:
-                    state = replace(
-                        state,
-                        fence=offset,
-                        attempt=event.attempt,
-                        holder=event.dispatcher,
-                        losses=state.losses + 1,
-                    )
-            case Finished():
-                if state is None or state.terminal or event.fence != state.fence:
-                    return False
-                state = replace(state, terminal=True)
-        self._tasks[event.task_id] = state
-        return True
-
-    def forget(self, task_id: str) -> None:
-        """Drop a terminal task. Only for whoever knows that each of its commands is done."""
-        state = self._tasks.get(task_id)
-        if state is not None and state.terminal:
-            del self._tasks[task_id]
-
-
-class Done(NamedTuple):
-    """The command has its successor: mark it done."""
-
-
-class Claim(NamedTuple):
-    """Claim the task, naming the fence that the claim follows."""
-
-    follows: int
-    attempt: int
-    losses: int
-
-
-class Held(NamedTuple):
-    """Somebody has a claim. Park the command; if the holder is gone, `takeover` is what to do."""
-
-    holder: str
-    fence: int
-    takeover: Claim
-
-
-Step = Done | Claim | Held
-
-
-def next_step(state: TaskState | None) -> Step:
-    """What the owner of a partition, its fold at the log's end, does with a command that is not done."""
-    if state is None:
-        return Claim(follows=NO_FENCE, attempt=1, losses=0)
-    if state.terminal:
-        return Done()
-    takeover = Claim(follows=state.fence, attempt=state.attempt + 1, losses=state.losses + 1)
-    return Held(holder=state.holder, fence=state.fence, takeover=takeover)
-
-
 Priority = Literal["high", "normal", "low"]
-JsonValue = Any

@@ -5,11 +5,29 @@ or does not apply is absent. `docs/interfaces.md` documents the fields.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import Any, Final, NamedTuple
 
-from mayfly.task import NO_FENCE, Claimed, Envelope, Finished, Lane, Status
+from mayfly.events import Attempt, CancelRequested, Claimed, Deferred, Finished, Reason
+from mayfly.task import LAST_MILLISECOND, NO_FENCE, Envelope, Failure, Lane, Log, Status, due_at
+
+_OF_AN_ATTEMPT: Final = (
+    "progress",
+    "progressMessage",
+    "errorType",
+    "errorMessage",
+    "errorClass",
+    "errorTraceback",
+    "errorExitCode",
+    "logKey",
+    "logSize",
+    "logDropped",
+    "dueAt",
+    "finishedAt",
+)
+"""What the next attempt does away with."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +46,18 @@ class QueuedTask:
     name: str | None = None
     tags: tuple[str, ...] = ()
     timeout_seconds: float | None = None
+    due_at: int = 0
+    """When the first attempt is due, where that is later than the acceptance."""
+    ttl_seconds: float | None = None
+    concurrency_key: str | None = None
+    rerun_of: str | None = None
+    payload_sha256: str | None = None
+    request_sha256: str | None = None
+
+    @property
+    def status(self) -> Status:
+        """What it is before any event."""
+        return Status.SCHEDULED if self.due_at > self.created_at else Status.QUEUED
 
     def fields(self) -> dict[str, str]:
         fields = {
@@ -41,7 +71,17 @@ class QueuedTask:
             "payloadBytes": str(self.payload_bytes),
             "tags": json.dumps(self.tags),
         }
-        return fields | _known(name=self.name, timeoutSeconds=self.timeout_seconds)
+        if self.due_at > self.created_at:
+            fields["runAt"] = timestamp(self.due_at)
+        return fields | _known(
+            name=self.name,
+            timeoutSeconds=self.timeout_seconds,
+            ttlSeconds=self.ttl_seconds,
+            concurrencyKey=self.concurrency_key,
+            rerunOf=self.rerun_of,
+            payloadSha256=self.payload_sha256,
+            requestSha256=self.request_sha256,
+        )
 
 
 class Change(NamedTuple):
@@ -50,28 +90,67 @@ class Change(NamedTuple):
     task_id: str
     partition: int
     offset: int
-    status: Status
+    status: Status | None
+    """None: it stays what it is."""
     fields: dict[str, str]
+    removed: Sequence[str] = ()
+    """Fields that are true no more."""
+    ended_at: int | None = None
+    """Of a task that is terminal by this: when, milliseconds since 1970."""
 
 
-def claimed(event: Claimed, *, partition: int, offset: int, at: int) -> Change:
-    """`at` is the event's append time, milliseconds since 1970."""
+def claimed(
+    event: Claimed, *, partition: int, offset: int, at: int, history: Sequence[Attempt] = ()
+) -> Change:
+    """An attempt begins; `at` is the event's append time, milliseconds since 1970."""
     fields = {
         "attempt": str(event.attempt),
         "fence": str(offset),
         "dispatcher": event.dispatcher,
         "startedAt": timestamp(at),
     }
-    return Change(event.task_id, partition, offset, Status.IN_PROGRESS, fields | _known(image=event.image))
+    fields |= _known(image=event.image) | attempts(history)
+    return Change(event.task_id, partition, offset, Status.IN_PROGRESS, fields, _OF_AN_ATTEMPT)
 
 
-def finished(event: Finished, *, partition: int, offset: int) -> Change:
+def postponed(event: Claimed, *, partition: int, offset: int, history: Sequence[Attempt] = ()) -> Change:
+    """A claim lets the task wait at once."""
+    fields = attempts(history) | _due(event.due)
+    return Change(event.task_id, partition, offset, _WAITS[event.reason or Reason.SCHEDULE], fields)
+
+
+def deferred(event: Deferred, *, partition: int, offset: int, history: Sequence[Attempt] = ()) -> Change:
+    """The task waits: for its time, for its next attempt, or for its turn."""
+    fields = attempts(history) | _due(event.due)
+    if event.outcome is not None:
+        fields |= _failed(event.outcome.failure) | _logged(event.outcome.log)
+    gone = ("progress", "progressMessage")
+    return Change(event.task_id, partition, offset, _WAITS[event.reason], fields, gone)
+
+
+_WAITS: Final = {
+    Reason.SCHEDULE: Status.SCHEDULED,
+    Reason.RETRY: Status.RETRYING,
+    Reason.LIMIT: Status.QUEUED,
+}
+
+
+def _due(due: int) -> dict[str, str]:
+    return {"dueAt": timestamp(due)} if due else {}
+
+
+def cancel_requested(event: CancelRequested, *, partition: int, offset: int, at: int) -> Change:
+    return Change(event.task_id, partition, offset, None, {"cancelRequestedAt": timestamp(at)})
+
+
+def finished(event: Finished, *, partition: int, offset: int, history: Sequence[Attempt] = ()) -> Change:
     outcome = event.outcome
     fields = {
-        "attempt": str(event.attempt),
         "startedAt": timestamp(outcome.started_at),
         "finishedAt": timestamp(outcome.finished_at),
     }
+    if event.attempt:
+        fields["attempt"] = str(event.attempt)
     if event.fence != NO_FENCE:
         fields["fence"] = str(event.fence)
     if result := outcome.result:
@@ -83,21 +162,50 @@ def finished(event: Finished, *, partition: int, offset: int) -> Change:
         }
         if result.inline:
             fields["result"] = bytes(result.inline).decode()
-    if failure := outcome.failure:
-        fields |= {"errorType": failure.type.value, "errorMessage": failure.message}
-        fields |= _known(
-            errorClass=failure.error, errorTraceback=failure.traceback, errorExitCode=failure.exit_code
-        )
-    if kept := outcome.log:
-        fields |= {
-            "logKey": kept.blob.key,
-            "logSize": str(kept.blob.size),
-            "logDropped": str(kept.dropped),
-        }
-    return Change(event.task_id, partition, offset, outcome.status, fields)
+    fields |= _failed(outcome.failure) | _logged(outcome.log) | attempts(history)
+    removed = ("progress", "progressMessage", "dueAt")
+    return Change(event.task_id, partition, offset, outcome.status, fields, removed, outcome.finished_at)
+
+
+def attempts(history: Sequence[Attempt]) -> dict[str, str]:
+    """The attempts that are over as the field `attempts`, a JSON list; without any, no field."""
+    return {"attempts": json.dumps([_attempt(one) for one in history])} if history else {}
+
+
+def _attempt(one: Attempt) -> dict[str, Any]:
+    shown: dict[str, Any] = {
+        "attempt": one.attempt,
+        "dispatcher": one.dispatcher,
+        "startedAt": timestamp(one.started_at),
+        "finishedAt": timestamp(one.finished_at),
+    }
+    if one.image:
+        shown["image"] = one.image
+    if one.failure:
+        shown["error"] = {"type": one.failure.type.value, "message": one.failure.message}
+    if one.log:
+        shown["logKey"] = one.log.blob.key
+    return shown
+
+
+def _failed(failure: Failure | None) -> dict[str, str]:
+    if failure is None:
+        return {}
+    return {"errorType": failure.type.value, "errorMessage": failure.message} | _known(
+        errorClass=failure.error, errorTraceback=failure.traceback, errorExitCode=failure.exit_code
+    )
+
+
+def _logged(log: Log | None) -> dict[str, str]:
+    if log is None:
+        return {}
+    return {"logKey": log.blob.key, "logSize": str(log.blob.size), "logDropped": str(log.dropped)}
 
 
 def queued(envelope: Envelope, *, queue: str, lane: Lane, partition: int, offset: int, at: int) -> QueuedTask:
+    """A command as its readers see it; of a release, the command that it goes back to."""
+    if origin := envelope.origin:
+        lane, offset, at = origin.lane, origin.offset, origin.accepted_at
     return QueuedTask(
         task_id=envelope.task_id,
         task_type=envelope.task_type,
@@ -111,6 +219,12 @@ def queued(envelope: Envelope, *, queue: str, lane: Lane, partition: int, offset
         name=envelope.name,
         tags=envelope.tags,
         timeout_seconds=envelope.timeout_seconds,
+        due_at=due_at(envelope, at),
+        ttl_seconds=envelope.ttl_seconds,
+        concurrency_key=envelope.concurrency_key,
+        rerun_of=envelope.rerun_of,
+        payload_sha256=envelope.payload_sha256,
+        request_sha256=envelope.request_sha256,
     )
 
 
@@ -125,7 +239,8 @@ def payload_size(envelope: Envelope) -> int:
 
 
 def timestamp(milliseconds: int) -> str:
-    """RFC 3339 in UTC, to the millisecond."""
+    """RFC 3339 in UTC, to the millisecond; what is before 1970 or after 9999 as the nearest that is not."""
+    milliseconds = min(max(milliseconds, 0), LAST_MILLISECOND)
     at = datetime.fromtimestamp(milliseconds / 1000, UTC)
     return at.strftime("%Y-%m-%dT%H:%M:%S.") + f"{milliseconds % 1000:03d}Z"
 

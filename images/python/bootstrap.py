@@ -8,7 +8,8 @@ It speaks frames with the dispatcher: a kind (one ASCII byte), the body's length
                               G  progress       {"fraction", "message"}
                               R  a result       {"contentType"}
                               B  the result's bytes
-                              E  failed         {"type", "error", "message", "traceback"}
+                              E  failed         {"type", "error", "message", "traceback"}, and where the
+                                                handler says so "advice" (retry, permanent), "retryAfter"
 
 The handler never sees those streams: while it runs, descriptor 1 is the log (stderr) and 0 is empty. A
 process that ends without R and B, or E, says how by its exit code.
@@ -107,15 +108,25 @@ class Context:
         self.log_group_name = f"/mayfly/{self.function_name}"
         self.log_stream_name = f"{self.task_id}/{self.attempt}"
         self._channel = channel
+        self._pace = None
 
     def get_remaining_time_in_millis(self) -> int:
         return max(0, int((self.deadline - time.time()) * 1000))
 
     def progress(self, fraction: float, message: str = "") -> None:
-        """Tell how far the task is: `fraction` from 0 to 1. Whoever watches the task sees it."""
+        """Tell how far the task is: `fraction` from 0 to 1. Whoever watches the task sees the latest, at most
+        20 times a second."""
         if not 0 <= fraction <= 1:
             raise ValueError(f"progress takes a fraction from 0 to 1, not {fraction!r}")
-        self._channel.send_json(b"G", {"fraction": float(fraction), "message": str(message)[:MAX_TEXT]})
+        if self._pace is None:
+            import mayfly_progress
+
+            self._pace = mayfly_progress.Pace(lambda body: self._channel.send_json(b"G", body))
+        self._pace.tell(float(fraction), str(message)[:MAX_TEXT])
+
+    def _flush_progress(self) -> None:
+        if self._pace is not None:
+            self._pace.flush()
 
     def log(self, message: object) -> None:
         print(message)
@@ -252,16 +263,18 @@ def run(channel: Channel) -> None:
     os.environ.update(task["env"])
     if "logging" in sys.modules:
         show_log_lines()
+    context = Context(task, channel)
     failure = result = None
     try:
         event = make_event(payload, task["contentType"], converter)
-        result = call(handler, event, Context(task, channel))
+        result = call(handler, event, context)
     except SystemExit:
         raise
     except BaseException as error:  # noqa: BLE001 - it is the function's outcome
         failure = error
     if os.getpid() != channel.pid:
         os._exit(0)  # the handler forked and its child came back here: only the parent may answer
+    context._flush_progress()
     if failure is None:
         report_result(channel, result)
     else:

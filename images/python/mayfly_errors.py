@@ -7,12 +7,14 @@ from types import TracebackType
 def describe(error: BaseException, kind: str, function: str, limit: int) -> dict[str, object]:
     """Its class, message and traceback, each cut to `limit` characters.
 
-    The traceback starts in the function's own folder, `function`: how the call got there is no news.
+    The traceback starts in the function's own folder, `function`: how the call got there is no news. With
+    it goes what a `mayfly.Retry` or `mayfly.Permanent` says of another attempt.
     """
     body: dict[str, object] = {
         "type": kind,
         "error": type(error).__qualname__,
         "message": _cut(_message(error), limit),
+        **_advice(error),
     }
     if kind != "Function.BadResult":
         error.__traceback__ = _own_part(error.__traceback__, function)
@@ -30,6 +32,21 @@ def location(error: BaseException, function: str) -> tuple[str | None, int | Non
         if frame.f_code.co_filename.startswith(function + "/"):
             found = _relative(frame.f_code.co_filename, function), line
     return found
+
+
+def _advice(error: BaseException) -> dict[str, object]:
+    """Known by their mark: a function may have packages with a `mayfly` of their own."""
+    advice = getattr(type(error), "_mayfly_advice", None)
+    if advice not in ("retry", "permanent"):
+        return {}
+    try:
+        after = error.after if advice == "retry" else None
+    except Exception:  # noqa: BLE001 - a subclass may have made anything of it
+        after = None
+    # A subclass may set it unchecked, and JSON has no infinity.
+    if isinstance(after, int | float) and 0 <= after < float("inf"):
+        return {"advice": advice, "retryAfter": after}
+    return {"advice": advice}
 
 
 def _relative(path: str, function: str) -> str:

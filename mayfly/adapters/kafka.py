@@ -7,11 +7,14 @@ dispatcher's own consumer is in `dispatcher/consumer.py`, with the rules that it
 import asyncio
 import logging
 import threading
+import time
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final, NamedTuple
 
 from confluent_kafka import (
     OFFSET_BEGINNING,
     Consumer,
+    ConsumerGroupTopicPartitions,
     KafkaError,
     KafkaException,
     Message,
@@ -29,6 +32,7 @@ from mayfly.task import Lane
 log = logging.getLogger(__name__)
 
 FUNCTIONS_TOPIC: Final = "mayfly.functions"
+DEAD_LETTER_TOPIC: Final = "mayfly.dead-letter"
 MAX_MESSAGE_BYTES: Final = 1_000_000
 
 
@@ -38,6 +42,15 @@ def lane_topic(queue: str, lane: Lane) -> str:
 
 def events_topic(queue: str) -> str:
     return f"mayfly.{queue}.events"
+
+
+def deferred_topic(queue: str) -> str:
+    return f"mayfly.{queue}.deferred"
+
+
+def dispatcher_group(queue: str) -> str:
+    """The consumer group of the queue's dispatchers."""
+    return f"mayfly.{queue}"
 
 
 def client_config(settings: Settings, **more: Any) -> dict[str, Any]:
@@ -88,9 +101,9 @@ class Log:
             self._producer.poll(0.1)
 
     async def append(
-        self, topic: str, value: bytes, *, key: str | None = None, partition: int | None = None
+        self, topic: str, value: bytes | None, *, key: str | None = None, partition: int | None = None
     ) -> Appended:
-        """Append a record, to the key's partition by murmur2 unless one is named.
+        """Append a record, to the key's partition by murmur2 unless one is named; None takes a key away.
 
         Raises `LogUnavailable` when there was no acknowledgement in time; the record may still be there.
         """
@@ -142,7 +155,14 @@ _LOG_CONFIG: Final = {
     "retention.bytes": "-1",
     "message.timestamp.type": "LogAppendTime",
 }
-_CATALOG_CONFIG: Final = {"cleanup.policy": "compact", "message.timestamp.type": "LogAppendTime"}
+_COMPACTED: Final = {"cleanup.policy": "compact", "message.timestamp.type": "LogAppendTime"}
+_DEFERRED_CONFIG: Final = {
+    **_COMPACTED,
+    # An owner reads all of it when it takes a partition, and most of what was ever written there is gone.
+    "segment.bytes": str(16 * 1024 * 1024),
+    "min.cleanable.dirty.ratio": "0.1",
+    "segment.ms": "600000",
+}
 
 
 async def ensure_topics(settings: Settings) -> None:
@@ -156,9 +176,12 @@ async def ensure_topics(settings: Settings) -> None:
 
 def _ensure_topics(settings: Settings) -> None:
     admin = AdminClient(client_config(settings))
-    queue_topics = [*(lane_topic(settings.queue, lane) for lane in Lane), events_topic(settings.queue)]
-    wanted = [NewTopic(name, settings.partitions, config=dict(_LOG_CONFIG)) for name in queue_topics]
-    wanted.append(NewTopic(FUNCTIONS_TOPIC, 1, config=dict(_CATALOG_CONFIG)))
+    logs = [*(lane_topic(settings.queue, lane) for lane in Lane), events_topic(settings.queue)]
+    queue_topics = [*logs, deferred_topic(settings.queue)]
+    wanted = [NewTopic(name, settings.partitions, config=dict(_LOG_CONFIG)) for name in logs]
+    wanted.append(NewTopic(queue_topics[-1], settings.partitions, config=dict(_DEFERRED_CONFIG)))
+    wanted.append(NewTopic(FUNCTIONS_TOPIC, 1, config=dict(_COMPACTED)))
+    wanted.append(NewTopic(DEAD_LETTER_TOPIC, 1, config=dict(_COMPACTED)))
     try:
         there = admin.list_topics(timeout=10).topics
         missing = [new for new in wanted if new.topic not in there]
@@ -178,6 +201,33 @@ def _ensure_topics(settings: Settings) -> None:
                 )
     except KafkaException as error:
         raise LogUnavailable(f"Kafka at {settings.kafka} does not answer: {error.args[0].str()}") from error
+
+
+async def was_served(settings: Settings, queue: str) -> bool:
+    """Whether a dispatcher has ever told anything in the queue's lifecycle log, and committed that.
+
+    Raises `LogUnavailable`.
+    """
+    return await asyncio.to_thread(_was_served, settings, queue)
+
+
+def _was_served(settings: Settings, queue: str) -> bool:
+    admin = AdminClient(client_config(settings))
+    topic = events_topic(queue)
+    places = [TopicPartition(topic, number) for number in range(settings.partitions)]
+    latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
+    try:
+        if topic not in admin.list_topics(timeout=5).topics:
+            return False
+        asked = admin.list_offsets(dict.fromkeys(places, latest), request_timeout=5)
+        # A gateway appends events too: those of a queue without a dispatcher have changed no task.
+        if not any(answer.result(5).offset > 0 for answer in asked.values()):
+            return False
+        group = ConsumerGroupTopicPartitions(dispatcher_group(queue), places)
+        committed = admin.list_consumer_group_offsets([group], request_timeout=5)[group.group_id].result(5)
+        return any(place.offset >= 0 for place in committed.topic_partitions)
+    except (KafkaException, TimeoutError) as error:
+        raise LogUnavailable(f"Kafka does not tell how far {topic} has come: {error}") from error
 
 
 # --- the catalog --------------------------------------------------------------------------------------------
@@ -279,3 +329,66 @@ class Catalog:
             log.warning("the catalog has an entry that is none", extra={"function": name})
         self._functions = functions
         self.revision = (message.offset() or 0) + 1
+
+
+# --- reading it all -----------------------------------------------------------------------------------------
+
+
+class Entry(NamedTuple):
+    """A record as it stands in its topic. `timestamp` is its append time, milliseconds since 1970, UTC."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: str
+    value: bytes | None
+    timestamp: int
+
+
+async def replay(settings: Settings, places: Sequence[tuple[str, int]]) -> AsyncIterator[list[Entry]]:
+    """Every record of these (topic, partition) pairs, from their beginning to the ends that they have.
+
+    In batches, each partition in its order. Raises `LogUnavailable`.
+    """
+    config = {
+        "group.id": "mayfly-replay",
+        "enable.auto.commit": False,
+        "enable.partition.eof": True,
+        "fetch.wait.max.ms": 100,
+    }
+    consumer = Consumer(client_config(settings, **config))
+    consumer.assign([TopicPartition(topic, partition, OFFSET_BEGINNING) for topic, partition in places])
+    unread = set(places)
+    deadline = time.monotonic() + REPLAY_STALL_SECONDS
+    try:
+        while unread:
+            messages = await asyncio.to_thread(consumer.consume, 1000, 0.5)
+            if messages:
+                deadline = time.monotonic() + REPLAY_STALL_SECONDS
+            elif time.monotonic() > deadline:
+                raise LogUnavailable(f"Kafka sent nothing for {REPLAY_STALL_SECONDS:g} s")
+            yield [entry for message in messages if (entry := _entry(message, unread)) is not None]
+    finally:
+        await asyncio.to_thread(consumer.close)
+
+
+REPLAY_STALL_SECONDS: Final = 30.0
+
+
+def _entry(message: Message, unread: set[tuple[str, int]]) -> Entry | None:
+    place = (message.topic() or "", message.partition() or 0)
+    error = message.error()
+    if error is None:
+        key, value = message.key(), message.value()
+        return Entry(
+            *place,
+            message.offset() or 0,
+            key.decode(errors="replace") if isinstance(key, bytes) else "",
+            value if isinstance(value, bytes) else None,
+            message.timestamp()[1],
+        )
+    if error.code() == KafkaError._PARTITION_EOF:
+        unread.discard(place)
+    elif not error.retriable() and error.code() != KafkaError._ALL_BROKERS_DOWN:
+        raise LogUnavailable(f"{place[0]} cannot be read: {error.str()}")
+    return None

@@ -5,7 +5,7 @@ The data path is obstore (a fraction of boto3's CPU per small object); boto3 mak
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 from typing import Any, Final
 
@@ -74,6 +74,20 @@ class Blobs:
         except BaseError as error:
             raise BlobsUnavailable(f"S3 did not give {key}: {_reason(error)}") from error
         return response.meta["size"], self._chunks(key, response)
+
+    async def delete(self, keys: Sequence[str]) -> None:
+        """Remove objects; one that is not there is no error."""
+        if keys:
+            await asyncio.to_thread(self._delete, keys)
+
+    def _delete(self, keys: Sequence[str]) -> None:
+        # One by one, and not by obstore: it asks for many at once, which S3Proxy cannot do.
+        admin = self._admin()
+        for key in keys:
+            try:
+                admin.delete_object(Bucket=self._settings.s3_bucket, Key=key)
+            except (BotoCoreError, ClientError) as error:
+                raise BlobsUnavailable(f"S3 did not remove {key}: {error}") from error
 
     async def _chunks(self, key: str, response: "obstore.GetResult") -> AsyncIterator[bytes]:
         try:

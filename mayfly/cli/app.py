@@ -5,15 +5,18 @@ What a command needs it imports when it runs: `mayfly --help` is to answer at on
 
 import os
 from collections.abc import Callable
-from typing import Annotated, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn
 
 import typer
 from typer.core import TyperGroup
 
 from mayfly import __version__
-from mayfly.cli import deploy, doctor, invoke, scaffold, stack, tasks
+from mayfly.cli import audit, deploy, dlq, doctor, invoke, rebuild, scaffold, stack, submit, tasks
 from mayfly.cli.output import FAILED, INTERRUPTED, UNREACHABLE, USAGE, fail
 from mayfly.errors import MayflyError
+
+if TYPE_CHECKING:
+    from mayfly.client import ApiError
 
 HELP: Final = (
     "Run functions on short-lived containers: one task, one short life.\n\n"
@@ -46,13 +49,17 @@ def _explain(error: MayflyError) -> NoReturn:
     from mayfly.errors import SettingsError, StackError
 
     match error:
+        case Unreachable(idempotency_key=str(key)):
+            hint = f"the task may have been accepted; to have it once, repeat it with --key {key}"
+            fail(str(error), hint=hint, code=UNREACHABLE)
         case Unreachable():
             fail(str(error), hint="`mayfly up` starts one on this machine", code=UNREACHABLE)
         case ApiError(status=503):
-            named = f"task {error.task_id} may have been accepted: look with `mayfly get {error.task_id}`"
-            fail(f"not available now: {error}", hint=named if error.task_id else None, code=UNREACHABLE)
+            fail(f"not available now: {error}", hint=_doubt(error), code=UNREACHABLE)
         case ApiError(code="unknown_task_type"):
             fail(f"refused: {error}", hint="`mayfly functions` lists those there are", code=FAILED)
+        case ApiError(code="idempotency_conflict"):
+            fail(f"refused: {error}", hint="another task needs another --key", code=FAILED)
         case ApiError():
             fail(f"refused: {error} ({error.code})", code=FAILED)
         case StackError():
@@ -61,6 +68,14 @@ def _explain(error: MayflyError) -> NoReturn:
             fail(str(error), code=USAGE)
         case _:
             fail(str(error), code=FAILED)
+
+
+def _doubt(error: "ApiError") -> str | None:
+    """What to do about a task that may have been accepted."""
+    if not error.task_id:
+        return None
+    again = f", or repeat it with --key {error.idempotency_key}" if error.idempotency_key else ""
+    return f"task {error.task_id} may have been accepted: look with `mayfly get {error.task_id}`{again}"
 
 
 def _version(wanted: bool) -> None:
@@ -90,10 +105,12 @@ def options(
 
 
 COMMANDS: Final[tuple[Callable[..., None], ...]] = (
-    tasks.submit,
+    submit.submit,
     tasks.get,
     tasks.logs,
     tasks.ls,
+    tasks.cancel,
+    submit.rerun,
     deploy.functions,
     stack.workers,
     scaffold.new,
@@ -102,7 +119,11 @@ COMMANDS: Final[tuple[Callable[..., None], ...]] = (
     stack.up,
     stack.down,
     stack.status,
+    audit.audit,
+    rebuild.rebuild,
+    stack.dispatcher,
     doctor.doctor,
 )
 for command in COMMANDS:
     app.command()(command)
+app.add_typer(dlq.app)

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mayfly.cli.folders import FunctionsDir, build_one, find_folder
-from mayfly.cli.options import Json
+from mayfly.cli.options import Json, OutputFile
 from mayfly.cli.output import FAILED, fail, is_text, save, say, show, show_json, size
 from mayfly.cli.payload import ContentType, Data, File, Payload, read_payload
-from mayfly.cli.tasks import OutputFile
 
 if TYPE_CHECKING:
     from mayfly.function import Function

@@ -19,7 +19,7 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 def say(message: str) -> None:
     """A line about what happens, for people."""
-    print(_printable(message, sys.stderr.isatty()), file=sys.stderr)
+    print(printable(message, sys.stderr.isatty()), file=sys.stderr)
 
 
 def fail(message: str, *, hint: str | None = None, code: int) -> NoReturn:
@@ -31,7 +31,12 @@ def fail(message: str, *, hint: str | None = None, code: int) -> NoReturn:
 
 def show(text: str) -> None:
     """Text as a result. Flushed, since `up` prints one and then goes on."""
-    print(_printable(text, sys.stdout.isatty()), flush=True)
+    print(printable(text, sys.stdout.isatty()), flush=True)
+
+
+def show_piece(text: str) -> None:
+    """Text as a result that goes on: no line is ended that is not ended in it."""
+    print(printable(text, sys.stdout.isatty()), end="", flush=True)
 
 
 def show_json(value: Any) -> None:
@@ -54,7 +59,7 @@ def show_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
     table = Table(*columns, box=None, header_style="bold", pad_edge=False)
     for row in rows:
-        table.add_row(*(Text(_printable(cell, True)) for cell in row))
+        table.add_row(*(Text(printable(cell, True)) for cell in row))
     Console().print(table)
 
 
@@ -80,10 +85,23 @@ def spinner(doing: str, total: int | None = None) -> Iterator[Meanwhile]:
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(doing, total=total)
         yield Meanwhile(
-            lambda line: progress.console.print(Text(_printable(line, True))),
+            lambda line: progress.console.print(Text(printable(line, True))),
             lambda: progress.advance(task),
             progress.stop,
         )
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Ends the command unless `yes` is given, or said now."""
+    if yes:
+        return
+    # Not click's prompt, which writes to stdout, where results go.
+    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
+    answer = sys.stdin.readline()
+    if not answer.endswith("\n"):
+        print(file=sys.stderr)
+    if answer.strip().lower() not in ("y", "yes"):
+        fail("nothing was done", hint="--yes does it without asking", code=FAILED)
 
 
 def save(body: bytes, content_type: str, path: Path) -> None:
@@ -113,5 +131,6 @@ def size(count: float) -> str:
     return f"{kilo:.1f} kB" if kilo < 1000 else f"{kilo / 1000:.1f} MB"
 
 
-def _printable(text: str, terminal: bool) -> str:
+def printable(text: str, terminal: bool) -> str:
+    """Text without what would steer a terminal, if it goes to one."""
     return _CONTROL.sub("�", text) if terminal else text

@@ -1,4 +1,4 @@
-"""Commands on the local stack: up, down, status, workers."""
+"""Commands on the local stack: up, down, status, workers, dispatcher."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -8,7 +8,7 @@ import typer
 
 from mayfly.cli.folders import HOME, FunctionsDir, nearest_home
 from mayfly.cli.options import Json, Url
-from mayfly.cli.output import FAILED, UNREACHABLE, say, show, show_json, show_table, spinner
+from mayfly.cli.output import FAILED, UNREACHABLE, fail, say, show, show_json, show_table, spinner
 
 if TYPE_CHECKING:
     from mayfly.client import Worker
@@ -118,6 +118,42 @@ def workers(json: Json = False, url: Url = None) -> None:
         show_json({"workers": found})
     else:
         show_table(WORKER_COLUMNS, map(_worker_row, found))
+
+
+def dispatcher(
+    queue: Annotated[
+        str, typer.Option("--queue", metavar="QUEUE", help="The queue that it serves.")
+    ] = "default",
+    slots: Annotated[int | None, typer.Option(min=1, metavar="N", help="Tasks that it runs at once.")] = None,
+    json: Json = False,
+) -> None:
+    """Start one more dispatcher, for any queue.
+
+    It runs on what the stack of this folder runs on, or, without one, on what the environment names. It
+    stays until Ctrl-C, and then lets running tasks finish.
+    """
+    import os
+    import sys
+
+    from mayfly.cli.folders import stack_environment
+    from mayfly.stack import running
+
+    home = nearest_home()
+    if "MAYFLY_KAFKA" not in os.environ and (home is None or running(home) is None):
+        fail(
+            "no stack is up here, and MAYFLY_KAFKA names no Kafka", hint="`mayfly up` starts one", code=FAILED
+        )
+    environment = {**stack_environment(), **os.environ}
+    if slots is not None:
+        environment["MAYFLY_SLOTS"] = str(slots)
+    say(f"a dispatcher for the queue {queue}; Ctrl-C ends it")
+    if json:
+        show_json({"queue": queue, "pid": os.getpid()})
+    # The command becomes the dispatcher, so that every signal reaches it. -P: a module in this folder must
+    # not stand in for one of the dispatcher's.
+    command = [sys.executable, "-P", "-m", "dispatcher", "--queue", queue]
+    sys.stderr.flush()
+    os.execve(sys.executable, command, environment)  # noqa: S606
 
 
 def _states(directory: Path | None) -> "list[PartState]":

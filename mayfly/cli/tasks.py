@@ -1,69 +1,20 @@
-"""Commands on tasks: submit, get, logs, ls."""
+"""Commands on tasks: get, logs, ls, cancel."""
 
-from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from mayfly.cli.options import Json, Url
-from mayfly.cli.output import FAILED, fail, is_text, save, say, show, show_json, show_table, size
-from mayfly.cli.payload import ContentType, Data, File, read_payload
+from mayfly.cli.description import describe, took
+from mayfly.cli.ending import finish
+from mayfly.cli.options import Json, OutputFile, TaskId, Url
+from mayfly.cli.output import FAILED, USAGE, fail, say, show, show_json, show_piece, show_table
+from mayfly.cli.times import shown
 
 if TYPE_CHECKING:
-    from mayfly.client import Client, Task, TaskFailed
+    from mayfly.client import Client, Task
 
-TaskId = Annotated[str, typer.Argument(metavar="ID", help="The task.")]
-OutputFile = Annotated[
-    Path | None,
-    typer.Option("-o", "--output", metavar="FILE", help="Write the result's bytes to a file; - is stdout."),
-]
-
-
-def submit(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The function.")],
-    data: Data = None,
-    file: File = None,
-    content_type: ContentType = None,
-    wait: Annotated[
-        bool, typer.Option("--wait", "-w", help="Wait for the end and print the result.")
-    ] = False,
-    output: OutputFile = None,
-    task_name: Annotated[str | None, typer.Option("--name", help="A name for the task.")] = None,
-    priority: Annotated[Literal["high", "normal", "low"] | None, typer.Option(help="Its lane.")] = None,
-    timeout: Annotated[
-        float | None, typer.Option(min=0.001, metavar="SECONDS", help="What the function may take.")
-    ] = None,
-    tag: Annotated[list[str] | None, typer.Option(help="A tag to find it by; may be given again.")] = None,
-    json: Json = False,
-    url: Url = None,
-) -> None:
-    """Submit a task: prints its id, or with --wait its result.
-
-    For example: mayfly submit echo -d '{"text": "hello"}' --wait
-    or, with bytes: mayfly submit thumbnail -f photo.jpg -o small.jpg
-    """
-    from mayfly.cli.gateway import connect
-
-    payload = read_payload(data, file, content_type)
-    with connect(url) as client:
-        task = client.submit(
-            name,
-            payload.value,
-            data=payload.data,
-            content_type=payload.content_type,
-            name=task_name,
-            priority=priority,
-            timeout=timeout,
-            tags=tag or (),
-        )
-        if wait or output is not None:
-            say(f"task {task.task_id} is {task.status.value}")
-            _finish(client, _wait(client, task.task_id), output, as_json=json)
-        elif json:
-            show_json(task)
-        else:
-            show(task.task_id)
+WAITING = ("SCHEDULED", "RETRYING")
+"""Of these it is of interest when they are due."""
 
 
 def get(
@@ -81,19 +32,37 @@ def get(
         if output is not None:
             if not task.ended:
                 fail(f"task {task_id} is {task.status.value}", hint="--wait waits for its end", code=FAILED)
-            _finish(client, task, output, as_json=json)
+            finish(client, task, output, as_json=json)
             return
-        show_json(task) if json else _describe(task)
+        show_json(task) if json else describe(task)
         if task.ended and not task.succeeded:
             raise typer.Exit(FAILED)
 
 
-def logs(task_id: TaskId, json: Json = False, url: Url = None) -> None:
-    """Print what the function wrote to its log."""
+def logs(
+    task_id: TaskId,
+    attempt: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="That attempt's; the last one's unless given.")
+    ] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the task ends.")] = False,
+    json: Json = False,
+    url: Url = None,
+) -> None:
+    """Print what the function wrote to its log.
+
+    Of a task that runs, what it wrote so far; with -f, all that it writes until its end.
+    """
     from mayfly.cli.gateway import connect
 
+    if follow and attempt is not None:
+        fail("-f follows the attempt that runs; --attempt names one", code=USAGE)
     with connect(url) as client:
-        text = client.logs(task_id)
+        if follow and not json:
+            _follow_log(client, task_id)
+            return
+        if follow:
+            client.wait(task_id)
+        text = client.logs(task_id, attempt)
     if json:
         show_json({"taskId": task_id, "logs": text})
     elif text:
@@ -124,11 +93,79 @@ def ls(
     if json:
         show_json({"tasks": tasks})
         return
+    waiting = status in WAITING
+    columns = ("TASK", "FUNCTION", "STATUS", "CREATED", "DUE" if waiting else "TOOK")
     rows = (
-        (task.task_id, task.task_type or "", task.status.value, _time(task.created_at), _took(task))
+        (
+            task.task_id,
+            task.task_type or "",
+            task.status.value,
+            shown(task.created_at),
+            shown(task.due_at or task.run_at) if waiting else took(task),
+        )
         for task in tasks
     )
-    show_table(("TASK", "FUNCTION", "STATUS", "CREATED", "TOOK"), rows)
+    show_table(columns, rows)
+
+
+def cancel(
+    task_ids: Annotated[list[str], typer.Argument(metavar="ID", help="The tasks.")],
+    json: Json = False,
+    url: Url = None,
+) -> None:
+    """Cancel tasks.
+
+    One that waits never runs, one that runs is ended. Exits with 1 if one of them has ended otherwise.
+    """
+    from mayfly.cli.gateway import connect
+    from mayfly.client import ApiError
+
+    cancelled, failed = [], []
+    with connect(url) as client:
+        for task_id in task_ids:
+            try:
+                task = client.cancel(task_id)
+            except ApiError as error:
+                # What is not available for one is not for the next either.
+                if error.status == 503:
+                    raise
+                failed.append({"taskId": task_id, "code": error.code, "detail": error.detail})
+                say(f"error: task {task_id} is not cancelled: {error.detail}")
+            else:
+                cancelled.append(task)
+                say(f"task {task_id} " + ("is cancelled" if task.ended else "is being cancelled"))
+    if json:
+        show_json({"tasks": cancelled, "failed": failed})
+    if failed:
+        raise typer.Exit(FAILED)
+
+
+def _follow_log(client: "Client", task_id: str) -> None:
+    from mayfly.cli.follow import failed_attempt, follow
+
+    class Printing:
+        """The log on stdout as it comes; what is said about it on stderr."""
+
+        at_line_start = True
+        failed = 0
+
+        def status(self, task: "Task") -> None:
+            if task.status.value == "RETRYING" and task.attempt != self.failed:
+                self.failed = task.attempt or 0
+                self.end()
+                say(failed_attempt(task))
+
+        def log(self, text: str) -> None:
+            show_piece(text)
+            self.at_line_start = text.endswith("\n")
+
+        def end(self) -> None:
+            if not self.at_line_start:
+                self.log("\n")
+
+    printing = Printing()
+    follow(client, task_id, printing)
+    printing.end()
 
 
 def _wait(client: "Client", task_id: str) -> "Task":
@@ -140,85 +177,3 @@ def _wait(client: "Client", task_id: str) -> "Task":
 
     with Console(stderr=True).status(f"waiting for {task_id}"):
         return client.wait(task_id)
-
-
-def _finish(client: "Client", task: "Task", output: Path | None, *, as_json: bool) -> None:
-    """What is printed of a task that has ended, and the exit code."""
-    from mayfly.client import TaskFailed
-
-    if as_json:
-        show_json(task)
-    if not task.succeeded:
-        _blame(TaskFailed(task))
-    if output is not None:
-        save(*client.result_bytes(task.task_id), output)
-    elif not as_json:
-        _show_result(client, task)
-
-
-def _blame(failed: "TaskFailed") -> None:
-    if failed.traceback:
-        say(failed.traceback.rstrip())
-    fail(str(failed), hint=f"its log: mayfly logs {failed.task.task_id}", code=FAILED)
-
-
-def _show_result(client: "Client", task: "Task") -> None:
-    from msgspec import UNSET
-
-    kind = task.result_content_type or "application/json"
-    if task.result is not UNSET:
-        show_json(task.result)
-    elif is_text(kind):
-        show(client.result_bytes(task.task_id).body.decode(errors="replace").removesuffix("\n"))
-    else:
-        say(_elsewhere(task, kind))
-
-
-def _elsewhere(task: "Task", kind: str) -> str:
-    much = f"{size(task.result_size)} of {kind}" if task.result_size is not None else kind
-    return f"the result is {much}; to save it: mayfly get {task.task_id} -o FILE"
-
-
-def _describe(task: "Task") -> None:
-    import json
-
-    from msgspec import UNSET
-
-    rows = {
-        "task": task.task_id,
-        "name": task.name,
-        "function": task.task_type,
-        "status": task.status.value,
-        "progress": task.progress and f"{task.progress.fraction:.0%} {task.progress.message or ''}",
-        "attempt": task.attempt and str(task.attempt),
-        "queue": task.queue and f"{task.queue}, {task.priority or 'normal'} priority",
-        "tags": ", ".join(task.tags),
-        "created": _time(task.created_at),
-        "started": _time(task.started_at),
-        "finished": _time(task.finished_at),
-        "took": _took(task),
-        "worker": task.dispatcher,
-        "image": task.image,
-    }
-    for key, value in rows.items():
-        if value:
-            show(f"{key:<9} {value}")
-    if task.error:
-        raised = f"{task.error.error_class}: " if task.error.error_class else ""
-        show(f"error     {task.error.type}: {raised}{task.error.message}")
-        if task.error.traceback:
-            show(task.error.traceback.rstrip())
-    if task.result is not UNSET:
-        show("result    " + json.dumps(task.result, indent=2, ensure_ascii=False))
-    elif task.succeeded:
-        say(_elsewhere(task, task.result_content_type or "of an unknown type"))
-
-
-def _time(moment: datetime | None) -> str:
-    return moment.astimezone().strftime("%Y-%m-%d %H:%M:%S") if moment else ""
-
-
-def _took(task: "Task") -> str:
-    if task.started_at is None or task.finished_at is None:
-        return ""
-    return f"{(task.finished_at - task.started_at).total_seconds():.3f} s"

@@ -6,13 +6,16 @@
 
 The gateway is at `url`, else at `MAYFLY_URL`, else at http://127.0.0.1:8080.
 
-A GET that meets no gateway, or a 503, is tried again up to two times. A POST is not: when its answer is
-lost, the task may or may not have been accepted. A 503 to a POST names the task in `ApiError.task_id`; look
-whether it is there before submitting again.
+A GET that meets no gateway, or a 503, is tried again up to two times, and so is a submission: it has an
+Idempotency-Key, so that it runs once however often it is sent (`Client.submit`). Nor does it matter
+how often a task is cancelled, a dead letter redriven or purged, or a rebuild begun. Only a rerun is never
+sent twice.
 """
 
-from mayfly.client.calls import Bytes, Filters, TaskOptions
-from mayfly.client.clients import DEFAULT_URL, AsyncClient, Client
+from mayfly.client.aio import AsyncClient
+from mayfly.client.blocking import Client
+from mayfly.client.calls import Bytes, Filters
+from mayfly.client.dead_letters import DeadLetterFilters, Selection
 from mayfly.client.errors import (
     ApiError,
     ClientError,
@@ -21,19 +24,49 @@ from mayfly.client.errors import (
     Unreachable,
     WaitTimeout,
 )
-from mayfly.client.models import FunctionInfo, Page, Progress, Task, TaskError, Worker
+from mayfly.client.events import Event, LogEvent, StatusEvent
+from mayfly.client.models import (
+    Attempt,
+    FunctionInfo,
+    LetterFailure,
+    Page,
+    Progress,
+    Purge,
+    Rebuild,
+    Redrive,
+    Redriven,
+    Task,
+    TaskError,
+    Worker,
+)
+from mayfly.client.submission import TaskOptions
+from mayfly.client.transport import DEFAULT_URL
+from mayfly.task import FailureType, RetryPolicy
 
 __all__ = [
     "DEFAULT_URL",
     "ApiError",
     "AsyncClient",
+    "Attempt",
     "Bytes",
     "Client",
     "ClientError",
+    "DeadLetterFilters",
+    "Event",
+    "FailureType",
     "Filters",
     "FunctionInfo",
+    "LetterFailure",
+    "LogEvent",
     "Page",
     "Progress",
+    "Purge",
+    "Rebuild",
+    "Redrive",
+    "Redriven",
+    "RetryPolicy",
+    "Selection",
+    "StatusEvent",
     "Task",
     "TaskError",
     "TaskFailed",

@@ -9,16 +9,26 @@ if TYPE_CHECKING:
 
 
 class ClientError(MayflyError):
-    """The root of the client's errors."""
+    """The root of the client's errors.
+
+    `idempotency_key` is there where a submission ended so whose task may have been accepted: submitting the
+    same again with that key is safe, and gives that task.
+    """
+
+    idempotency_key: str | None = None
 
 
 class Unreachable(ClientError):
-    """No gateway answers at `url`, or the connection broke before the answer was there."""
+    """No gateway answers at `url`, or the connection broke before the answer was there.
 
-    def __init__(self, url: str, reason: str) -> None:
+    `sent` says whether the request may have arrived.
+    """
+
+    def __init__(self, url: str, reason: str, *, sent: bool = True) -> None:
         super().__init__(f"cannot reach the gateway at {url}: {reason}")
         self.url = url
         self.reason = reason
+        self.sent = sent
 
 
 class UnexpectedAnswer(ClientError):

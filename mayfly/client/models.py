@@ -27,6 +27,19 @@ class TaskError(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True)
     exit_code: int | None = None
 
 
+class Attempt(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """One try at a task; `error` is why it failed, None where it did not, or has not ended."""
+
+    attempt: int
+    """Counted from 1."""
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    dispatcher: str | None = None
+    image: str | None = None
+    error: TaskError | None = None
+    logs_url: str | None = None
+
+
 class Task(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     """A task as the gateway saw it when it answered. Times are UTC.
 
@@ -45,9 +58,20 @@ class Task(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     created_at: datetime | None = None
     started_at: datetime | None = None
     finished_at: datetime | None = None
+    run_at: datetime | None = None
+    """When the first attempt was to begin, where that is later than `created_at`."""
+    due_at: datetime | None = None
+    """When the next attempt is due, while the task waits for it."""
+    cancel_requested_at: datetime | None = None
+    ttl_seconds: float | None = None
+    concurrency_key: str | None = None
+    rerun_of: str | None = None
+    """The task whose input this one has."""
     dispatcher: str | None = None
     image: str | None = None
     timeout_seconds: float | None = None
+    attempts: tuple[Attempt, ...] = ()
+    """Those that are over, the first one first."""
     progress: Progress | None = None
     result: Any = UNSET
     result_url: str | None = None
@@ -102,6 +126,69 @@ class Page(msgspec.Struct, frozen=True, rename="camel"):
 
     tasks: tuple[Task, ...]
     next_cursor: str | None = None
+
+
+class Redriven(msgspec.Struct, frozen=True, rename="camel"):
+    """A dead letter that was submitted again, as another task."""
+
+    task_id: str
+    new_task_id: str
+
+
+class LetterFailure(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """A dead letter that stays, and why: `code` is for programs, `detail` for people."""
+
+    task_id: str
+    code: str
+    detail: str = ""
+
+
+class Redrive(msgspec.Struct, frozen=True, rename="camel"):
+    """What became of dead letters that were to be submitted again; `remaining` more were not tried."""
+
+    redriven: tuple[Redriven, ...] = ()
+    failed: tuple[LetterFailure, ...] = ()
+    remaining: int = 0
+
+    @property
+    def advanced(self) -> bool:
+        return bool(self.redriven)
+
+    def plus(self, later: "Redrive") -> "Redrive":
+        redriven = (*self.redriven, *later.redriven)
+        failed = _still_failed(self.failed, later.failed, {task.task_id for task in redriven})
+        return Redrive(redriven, failed, later.remaining)
+
+
+class Purge(msgspec.Struct, frozen=True, rename="camel"):
+    """The tasks whose dead letters were forgotten, and those that stay; `remaining` more were not tried."""
+
+    purged: tuple[str, ...] = ()
+    failed: tuple[LetterFailure, ...] = ()
+    remaining: int = 0
+
+    @property
+    def advanced(self) -> bool:
+        return bool(self.purged)
+
+    def plus(self, later: "Purge") -> "Purge":
+        purged = (*self.purged, *later.purged)
+        return Purge(purged, _still_failed(self.failed, later.failed, set(purged)), later.remaining)
+
+
+def _still_failed(
+    earlier: tuple[LetterFailure, ...], later: tuple[LetterFailure, ...], done: set[str]
+) -> tuple[LetterFailure, ...]:
+    # What fails stays, and so is tried again with every request.
+    last = {failure.task_id: failure for failure in (*earlier, *later)}
+    return tuple(failure for failure in last.values() if failure.task_id not in done)
+
+
+class Rebuild(msgspec.Struct, frozen=True):
+    """Whether all that the log has of tasks can be read; `queues` are those of which something is missing."""
+
+    complete: bool
+    queues: tuple[str, ...] = ()
 
 
 class Functions(msgspec.Struct, frozen=True):

@@ -9,7 +9,7 @@ import sys
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -21,13 +21,14 @@ import pytest
 from confluent_kafka import Consumer, KafkaError, TopicPartition
 
 from dispatcher.runtimes.docker import DockerRuntime
-from mayfly.adapters.kafka import Log, ensure_topics, events_topic, publish
+from mayfly.adapters.kafka import FUNCTIONS_TOPIC, Log, ensure_topics, events_topic, publish
 from mayfly.build import build
 from mayfly.client import Client
+from mayfly.events import Claimed, Finished, decode_event
+from mayfly.fold import Fold
 from mayfly.function import Function
 from mayfly.settings import Settings
 from mayfly.stack.stack import settings_of
-from mayfly.task import Claimed, Finished, Fold, decode_event
 from tests.conftest import LiveStack
 
 PATIENCE = 120.0
@@ -160,9 +161,12 @@ class Fleet:
                 continue
             event = decode_event(message.value())
             assert event is not None
-            if folds[message.partition()].apply(message.offset() or 0, event):
-                where = found.claims if isinstance(event, Claimed) else found.outcomes
-                where[event.task_id].append(event)  # type: ignore[arg-type]
+            if not folds[message.partition()].apply(message.offset() or 0, event):
+                continue
+            if isinstance(event, Claimed):
+                found.claims[event.task_id].append(event)
+            elif isinstance(event, Finished):
+                found.outcomes[event.task_id].append(event)
         consumer.close()
         return found
 
@@ -210,11 +214,22 @@ def sleeper_image(docker_engine: docker.DockerClient, tmp_path_factory: pytest.T
 
 
 @pytest.fixture
-async def sleeper(fleet: Fleet, sleeper_image: Function) -> Function:
+async def sleeper(fleet: Fleet, sleeper_image: Function) -> AsyncIterator[Function]:
     """A function that sleeps for `seconds` and returns its `index`, deployed."""
     function = msgspec.structs.replace(sleeper_image, queue=fleet.settings.queue)
+    async with deployed(fleet, function):
+        yield function
+
+
+@contextlib.asynccontextmanager
+async def deployed(fleet: Fleet, function: Function) -> AsyncIterator[None]:
+    """In the catalog while this lasts. Another gateway on the same parts would go on to mind its queue, whose
+    dispatchers are gone by then."""
     log = Log(fleet.settings)
     await log.start()
     await publish(log, function)
-    await log.close()
-    return function
+    try:
+        yield
+    finally:
+        await log.append(FUNCTIONS_TOPIC, None, key=function.name)
+        await log.close()

@@ -391,6 +391,17 @@ def expected(task: dict[str, Any], outside: Outside, place: Place) -> dict[str, 
     assert finished.items() >= {"type": "Finished", "attempt": 1, "fence": fence}.items()
     outcome = finished["outcome"]
     assert place.timestamp <= outcome["startedAt"] <= outcome["finishedAt"]
+    attempt = {
+        "attempt": 1,
+        "dispatcher": claimed["dispatcher"],
+        "startedAt": rfc3339(outcome["startedAt"]),
+        "finishedAt": rfc3339(outcome["finishedAt"]),
+        "image": task["image"],
+    }
+    if failure := outcome.get("failure"):
+        attempt["error"] = {"type": failure["type"], "message": failure["message"]}
+    if log := outcome.get("log"):
+        attempt["logKey"] = log["blob"]["key"]
     return {
         "taskId": task["taskId"],
         "taskType": task["taskType"],
@@ -407,6 +418,7 @@ def expected(task: dict[str, Any], outside: Outside, place: Place) -> dict[str, 
         "image": task["image"],
         "fence": str(fence),
         "position": f"{place.partition}:{end}",
+        "attempts": json.dumps([attempt]),
     }
 
 

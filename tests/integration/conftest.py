@@ -9,6 +9,7 @@ from typing import Any
 import docker
 import orjson
 import pytest
+from gateway_process import function, start_gateway
 
 from dispatcher.invocation import Reply, Request, invoke
 from dispatcher.runtimes.base import Runtime, Sandbox, SandboxSpec
@@ -16,6 +17,9 @@ from dispatcher.runtimes.docker import DockerRuntime
 from mayfly.build import build
 from mayfly.function import Function, Limits
 from mayfly.settings import Settings
+
+__all__ = ["function", "start_gateway"]
+"""Fixtures that are written down elsewhere."""
 
 TASK = "0193f5a0-0000-7000-8000-000000000001"
 MIB = 1024 * 1024

@@ -4,6 +4,7 @@ import asyncio
 import json
 import uuid
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from urllib.parse import urlsplit, urlunsplit
 
 import pytest
@@ -62,11 +63,13 @@ def task(
 
 
 def change(one: QueuedTask, offset: int, status: Status, **fields: str) -> Change:
-    return Change(one.task_id, one.partition, offset, status, fields)
+    # What every event that moves a task on does away with: see `mayfly.view`.
+    removed = ("progress", "progressMessage")
+    return Change(one.task_id, one.partition, offset, status, fields, removed)
 
 
 async def write(model: ReadModel, *changes: Change, commands: tuple[QueuedTask, ...] = ()) -> None:
-    assert await model.project(commands, changes, queue="default", checkpoints={}) == []
+    await model.project(commands, changes)
 
 
 async def indexes(redis: Redis, task_id: str) -> set[str]:
@@ -250,47 +253,138 @@ async def test_a_takeover_starts_without_the_progress_of_the_attempt_before(mode
     assert "progress" not in found
 
 
-# --- checkpoints
+# --- marks
 
 
-async def advance(model: ReadModel, before: str, after: str, partition: int = 3) -> list[int]:
-    return await model.project([], [], queue="default", checkpoints={partition: (before, after)})
+async def test_a_mark_is_moved_only_from_the_one_that_was_there(model: ReadModel) -> None:
+    assert await model.mark("default", 3, "", "a")
+    assert await model.mark("default", 3, "a", "b")
+    assert not await model.mark("default", 3, "a", "c"), "another owner was here, or Redis came back older"
+    assert await model.marks("default") == {3: "b"}
+    assert await model.mark("default", 3, "a", "b"), "what was written, its answer lost, may be written again"
 
 
-async def test_a_checkpoint_is_moved_only_from_the_one_that_was_there(model: ReadModel) -> None:
-    assert await advance(model, "", "a") == []
-    assert await advance(model, "a", "b") == []
-    assert await advance(model, "a", "c") == [3], "another owner was here, or Redis came back older"
-    assert await model.checkpoints("default") == {3: "b"}
-    assert await advance(model, "a", "b") == [], "what was written, its answer lost, may be written again"
-
-
-async def test_a_flushed_redis_shows_in_every_partition_that_is_written(
+async def test_a_flushed_redis_shows_in_every_partition_that_is_marked(
     model: ReadModel, redis: Redis
 ) -> None:
-    await model.project([], [], queue="default", checkpoints={0: ("", "a"), 1: ("", "b"), 2: ("", "c")})
+    for partition in range(3):
+        assert await model.mark("default", partition, "", "a")
+    assert await model.marked(["default", "other"]) == {"default": 3, "other": 0}
     await redis.flushdb()
-    one = task()
-    checkpoints = {0: ("a", "aa"), 1: ("", "b"), 2: ("c", "c")}
-    assert await model.project([one], [], queue="default", checkpoints=checkpoints) == [0, 2]
-    assert await model.checkpoints("default") == {1: "b"}
-    assert await model.get(one.task_id) is not None, "what came with it was written"
+    assert await model.marked(["default"]) == {"default": 0}
+    assert not await model.mark("default", 0, "a", "b")
 
 
-async def test_each_queue_has_checkpoints_of_its_own(model: ReadModel) -> None:
-    await model.project([], [], queue="one", checkpoints={0: ("", "a")})
-    await model.project([], [], queue="two", checkpoints={0: ("", "b")})
-    assert (await model.checkpoints("one"), await model.checkpoints("two")) == ({0: "a"}, {0: "b"})
+async def test_a_mark_that_is_taken_away_is_missed(model: ReadModel) -> None:
+    for partition in range(3):
+        await model.mark("default", partition, "", "a")
+    await model.begin_rebuild("default", 1, "token")
+    assert await model.marks("default") == {0: "a", 2: "a"}
+    await model.unmark_all("default")
+    assert await model.marks("default") == {}
+
+
+async def test_each_queue_has_marks_of_its_own(model: ReadModel) -> None:
+    await model.mark("one", 0, "", "a")
+    await model.mark("two", 0, "", "b")
+    assert (await model.marks("one"), await model.marks("two")) == ({0: "a"}, {0: "b"})
+
+
+async def test_a_partition_that_is_being_rebuilt_does_not_count_as_told(model: ReadModel) -> None:
+    await model.mark("default", 0, "", "a")
+    await model.mark("default", 1, "", "a")
+    await model.begin_rebuild("default", 1, "token")
+    assert await model.marked(["default", "none"]) == {"default": 1, "none": 0}
+    assert not await model.end_rebuild("default", 1, "another", "b"), "something was lost meanwhile"
+    assert await model.end_rebuild("default", 1, "token", "b")
+    assert await model.end_rebuild("default", 1, "token", "b"), "its answer lost, it may be asked again"
+    assert await model.marks("default") == {0: "a", 1: "b"}
+
+
+async def test_a_flush_between_the_first_look_and_the_answer_is_no_empty_answer(
+    model: ReadModel, redis: Redis
+) -> None:
+    one, looks = task(), []
+
+    async def flushed_after_the_first_look() -> None:
+        looks.append(None)
+        if len(looks) % 2 == 0:
+            raise ReadModelUnavailable("it is being rebuilt")
+        await redis.flushdb()
+
+    model.guard(flushed_after_the_first_look)
+    for call in (
+        lambda: model.get(one.task_id),
+        lambda: model.list(),
+        lambda: model.dead_letters(),
+        lambda: model.dead_letter_ids(),
+        lambda: model.has_dead_letter(one.task_id),
+        lambda: model.reservation(one.task_id),
+        lambda: model.reserve(one.task_id, "00", 3),
+    ):
+        await model.queued(one)
+        with pytest.raises(ReadModelUnavailable, match="is being rebuilt"):
+            await call()
+
+
+# --- what is kept
+
+
+async def test_the_first_command_of_a_task_is_the_one_that_is_shown(model: ReadModel, redis: Redis) -> None:
+    first = task()
+    await model.queued(first)
+    before = await redis.hgetall(f"mayfly:task:{first.task_id}")
+    await model.queued(replace(first, created_at=AT + 5, offset=99, name="again"))
+    assert await redis.hgetall(f"mayfly:task:{first.task_id}") == before
+
+
+async def test_what_ended_long_ago_is_found_and_all_of_it_removed(model: ReadModel, redis: Redis) -> None:
+    done, failed, young = task(tags=("a",)), task(), task()
+    for one, at, status in (
+        (done, 1000, Status.COMPLETED),
+        (failed, 1000, Status.FAILED),
+        (young, 3000, Status.COMPLETED),
+    ):
+        await model.queued(one)
+        key = {"resultKey": f"results/{one.task_id}/1-1"} if status is Status.COMPLETED else {}
+        await write(model, change(one, 1, status, **key)._replace(ended_at=at))
+    [old] = await model.ended_before(2000, 500, 10)
+    assert (old.task_id, old.dead_letter) == (done.task_id, False)
+    assert old.keys == (f"payloads/{done.task_id}", f"results/{done.task_id}/1-1")
+    dead = [one.task_id for one in await model.ended_before(500, 2000, 10)]
+    assert dead == [failed.task_id]
+    await model.not_dead([failed.task_id])
+    assert {one.task_id for one in await model.ended_before(2000, 0, 10)} == {done.task_id, failed.task_id}
+    await model.remove([done.task_id, failed.task_id])
+    assert await model.get(done.task_id) is None
+    left = {key async for key in redis.scan_iter("mayfly:*") if await redis.type(key) == "zset"}
+    members = {member for key in left for member in await redis.zrange(key, 0, -1)}
+    assert members == {young.task_id}
+
+
+async def test_nothing_is_left_of_a_task_that_is_removed(model: ReadModel, redis: Redis) -> None:
+    one, other = task(tags=("t",)), task(tags=("t",))
+    await model.reserve(one.task_id, "00", 3)
+    await write(
+        model,
+        change(one, 5, Status.FAILED)._replace(ended_at=AT),
+        change(other, 5, Status.COMPLETED),
+        commands=(one, other),
+    )
+    await model.append_log(one.task_id, 5, "at work")
+    await model.remove([one.task_id, new_task_id()])
+    left = [key async for key in redis.scan_iter(f"*{one.task_id}*")]
+    assert left == []
+    for key in [key async for key in redis.scan_iter("mayfly:*") if await redis.type(key) == "zset"]:
+        assert await redis.zscore(key, one.task_id) is None, key
+    assert await indexes(redis, other.task_id) >= {"tasks", "tasks:tag:t", "tasks:status:COMPLETED"}
 
 
 async def test_a_redis_that_has_lost_the_scripts_is_given_them_again(model: ReadModel, redis: Redis) -> None:
     first, second = task(), task()
     await write(model, commands=(first,))
     await redis.script_flush()
-    written = await model.project(
-        [second], [change(second, 1, Status.COMPLETED)], queue="default", checkpoints={3: ("", "a")}
-    )
-    assert written == []
+    await model.project([second], [change(second, 1, Status.COMPLETED)])
     found = await model.get(second.task_id)
     assert found is not None
     assert found["status"] == "COMPLETED"
@@ -400,9 +494,18 @@ async def test_every_method_says_that_redis_is_away(settings: Settings) -> None:
     calls = [
         model.ping(),
         model.queued(one),
-        model.project([], [change(one, 1, Status.FAILED)], queue="default", checkpoints={}),
+        model.project([], [change(one, 1, Status.FAILED)]),
+        model.mark("default", 0, "", "a"),
+        model.begin_rebuild("default", 0, "token"),
+        model.end_rebuild("default", 0, "token", "a"),
+        model.marked(["default"]),
+        model.append_log(one.task_id, 1, "text"),
+        model.known(one.task_id),
+        model.ended_before(1, 1, 1),
+        model.remove([one.task_id]),
+        anext(aiter(model.cancels())),
         model.progress(one.task_id, 1, 0.5, ""),
-        model.checkpoints("default"),
+        model.marks("default"),
         model.get(one.task_id),
         model.list(),
         model.beat("one", {}, 1),

@@ -2,12 +2,8 @@
 
 import asyncio
 import gc
-import shutil
-import socket
 import subprocess
 import sys
-import tempfile
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
@@ -21,6 +17,7 @@ from mayfly.errors import SandboxLost, StackError
 from mayfly.function import Function, Limits
 from mayfly.settings import Settings
 from mayfly.task import Failure, FailureType
+from tests.engine import OwnEngine
 
 REPOSITORY = Path(__file__).parent.parent.parent
 PATIENCE = 60.0
@@ -310,68 +307,6 @@ async def test_sandboxes_of_another_state_folder_are_left_alone(
 leaves_sockets = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 
 
-class OwnEngine:
-    """A Docker engine of the test's own: to be killed. A short directory: a socket's path has 107 bytes."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.socket = directory / "docker.sock"
-        self.process: subprocess.Popen[bytes] | None = None
-        self._log = (directory / "log").open("wb")
-
-    @property
-    def address(self) -> str:
-        return f"unix://{self.socket}"
-
-    def start(self) -> None:
-        # In a network namespace of its own, for a second engine takes the first one's bridge and rules away.
-        command = [
-            "unshare",
-            "--net",
-            "dockerd",
-            "--host",
-            self.address,
-            "--data-root",
-            str(self.directory / "data"),
-        ]
-        command += ["--exec-root", str(self.directory / "exec"), "--pidfile", str(self.directory / "pid")]
-        command += ["--bridge", "none", "--iptables=false", "--ip-forward=false", "--ip-masq=false"]
-        self._forget_containerd()
-        self.process = subprocess.Popen(command, stdout=self._log, stderr=self._log, start_new_session=True)
-        deadline = time.monotonic() + PATIENCE
-        while not self._listens():
-            assert time.monotonic() < deadline, (self.directory / "log").read_text()
-            time.sleep(0.05)
-        client = docker.APIClient(base_url=self.address, version="1.41")
-        assert client.ping()
-        client.close()
-
-    def _forget_containerd(self) -> None:
-        """A killed engine's containerd dies after it; a successor that still sees it would wait for it."""
-        record = self.directory / "exec/containerd/containerd.pid"
-        if record.exists():
-            status = Path("/proc", record.read_text(), "status")
-            while status.exists() and "State:\tZ" not in status.read_text():
-                time.sleep(0.05)
-            record.unlink()
-
-    def _listens(self) -> bool:
-        with socket.socket(socket.AF_UNIX) as connection:
-            return connection.connect_ex(str(self.socket)) == 0
-
-    def kill(self) -> None:
-        assert self.process is not None
-        self.process.kill()
-        self.process.wait()
-
-    def stop(self) -> None:
-        if self.process is not None and self.process.poll() is None:
-            self.process.terminate()
-            self.process.wait(PATIENCE)
-            self.process = None
-        self._log.close()
-
-
 @leaves_sockets
 async def test_no_engine_is_an_error_that_says_so(tmp_path):
     settings = Settings(state_dir=tmp_path, docker_host=f"unix://{tmp_path}/none.sock")
@@ -384,8 +319,7 @@ async def test_no_engine_is_an_error_that_says_so(tmp_path):
 
 @pytest.fixture
 def own_engine(docker_engine: docker.DockerClient, python_probe: Function) -> Iterator[OwnEngine]:
-    directory = Path(tempfile.mkdtemp(prefix="engine"))
-    engine = OwnEngine(directory)
+    engine = OwnEngine.somewhere()
     try:
         engine.start()
         client = docker.APIClient(base_url=engine.address, version="1.41")
@@ -393,13 +327,7 @@ def own_engine(docker_engine: docker.DockerClient, python_probe: Function) -> It
         client.close()
         yield engine
     finally:
-        # A killed engine leaves its containers running: its successor ends them.
-        if engine.process is not None and engine.process.poll() is not None:
-            engine.start()
-        engine.stop()
-        # The engine leaves its data directory mounted on itself.
-        subprocess.run(["umount", "--lazy", directory / "data"], capture_output=True)
-        shutil.rmtree(directory, ignore_errors=True)
+        engine.remove()
         gc.collect()
 
 

@@ -6,13 +6,16 @@ Every runtime and isolation has to pass it.
 import asyncio
 import resource
 import time
+from dataclasses import dataclass
+from typing import Any
 
 import orjson
 import pytest
 
-from dispatcher.invocation import invoke
+from dispatcher.invocation import GRACE_SECONDS, Reply, invoke
+from dispatcher.runtimes.base import SandboxSpec
 from mayfly.function import Limits
-from mayfly.task import Failure, FailureType
+from mayfly.task import Advice, Failure, FailureType
 
 MIB = 1024 * 1024
 
@@ -32,6 +35,20 @@ async def test_a_handler_that_raises_is_told_with_its_class_message_and_tracebac
     assert reply.failure.error == "LookupError"
     assert reply.failure.message == "no such customer"
     assert "LookupError: no such customer" in reply.failure.traceback
+
+
+@pytest.mark.parametrize(
+    ("raised", "advice", "after"),
+    [
+        ('mayfly.Retry("busy", after=30)', Advice.RETRY, 30),
+        ('mayfly.Retry("busy")', Advice.RETRY, None),
+        ('mayfly.Permanent("busy")', Advice.PERMANENT, None),
+    ],
+)
+async def test_a_handler_may_say_whether_another_attempt_makes_sense(sandboxes, raised, advice, after):
+    reply = await sandboxes.python(f"import mayfly\nraise {raised}")
+    assert (reply.failure.type, reply.failure.message) == (FailureType.ERROR, "busy")
+    assert (reply.failure.advice, reply.failure.retry_after) == (advice, after)
 
 
 async def test_a_handler_that_exits_hard_is_an_exit_code(sandboxes):
@@ -272,6 +289,85 @@ async def test_a_log_that_is_no_utf8_is_kept_with_replacements_within_the_cap(sa
     assert reply.log_dropped == 150
 
 
+@dataclass(frozen=True)
+class Stopped:
+    """An invocation that is stopped once the function has logged something."""
+
+    reply: Reply
+    seconds: float
+    """From the stop to the reply."""
+
+
+async def stopped(sandboxes, contract: str, spec: SandboxSpec, **changes: Any) -> Stopped:
+    stop = asyncio.Event()
+    at: list[float] = []
+
+    def logged(chunk: bytes) -> None:
+        at.append(time.monotonic())
+        stop.set()
+
+    sandbox = await sandboxes.runtime.launch(spec)
+    try:
+        request = sandboxes.request(**changes)
+        reply = await invoke(sandbox, contract, request, stop=stop, on_log=logged)
+        return Stopped(reply, time.monotonic() - at[0])
+    finally:
+        await sandbox.remove()
+
+
+CANCELLED = Failure(FailureType.CANCELLED, "the task was cancelled while it ran")
+
+
+async def test_a_handler_that_is_stopped_may_clean_up(sandboxes):
+    code = "import time\ntry:\n    print('begun')\n    time.sleep(600)\nfinally:\n    print('cleaned up')"
+    done = await stopped(
+        sandboxes, "python", sandboxes.spec(), payload=orjson.dumps({"code": code}), deadline_seconds=600
+    )
+    assert (done.reply.failure, done.reply.result) == (CANCELLED, None)
+    assert done.reply.log == b"begun\ncleaned up\n"
+
+
+async def test_a_handler_that_ignores_the_stop_is_killed_after_the_grace(sandboxes):
+    code = """
+import signal, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print("begun")
+while True:
+    time.sleep(60)
+"""
+    done = await stopped(
+        sandboxes, "python", sandboxes.spec(), payload=orjson.dumps({"code": code}), deadline_seconds=600
+    )
+    assert done.reply.failure == CANCELLED
+    assert done.seconds >= GRACE_SECONDS
+
+
+async def test_a_unix_process_is_stopped_although_it_never_reads_its_input(sandboxes):
+    code = "import os, time; os.write(2, b'begun'); time.sleep(600)"
+    done = await stopped(
+        sandboxes, "unix", sandboxes.unix_spec(code), payload=b"x" * (6 * MIB), deadline_seconds=600
+    )
+    assert (done.reply.failure, done.reply.log) == (CANCELLED, b"begun")
+
+
+async def test_a_million_tellings_of_progress_cost_nobody_much(sandboxes):
+    told = []
+    sandbox = await sandboxes.runtime.launch(sandboxes.spec())
+    code = "for step in range(1_000_001): context.progress(step / 1_000_000)"
+    try:
+        began = time.monotonic()
+        await invoke(
+            sandbox,
+            "python",
+            sandboxes.request(payload=orjson.dumps({"code": code})),
+            on_progress=lambda fraction, message: told.append(fraction),
+        )
+    finally:
+        await sandbox.remove()
+    assert told[-1] == 1
+    assert len(told) <= 2 + (time.monotonic() - began) * 20
+
+
 async def test_progress_is_told_as_it_comes(sandboxes):
     told = []
     sandbox = await sandboxes.runtime.launch(sandboxes.spec())
@@ -334,12 +430,14 @@ async def test_the_type_of_what_it_writes_is_guessed(sandboxes, output, content_
     assert (reply.failure, reply.result, reply.content_type) == (None, output, content_type)
 
 
-@pytest.mark.parametrize("code", [1, 65, 75, 255])
-async def test_an_exit_code_is_told(sandboxes, code):
+@pytest.mark.parametrize(
+    ("code", "advice"), [(1, None), (65, Advice.PERMANENT), (75, Advice.RETRY), (255, None)]
+)
+async def test_an_exit_code_is_told(sandboxes, code, advice):
     reply = await sandboxes.unix(f'import sys; print("some output"); sys.exit({code})')
     assert reply.result is None
     assert reply.failure == Failure(
-        FailureType.EXIT_CODE, f"the process exited with code {code}", exit_code=code
+        FailureType.EXIT_CODE, f"the process exited with code {code}", exit_code=code, advice=advice
     )
 
 

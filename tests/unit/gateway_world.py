@@ -3,14 +3,16 @@
 import asyncio
 import hashlib
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import httpx
 
 from gateway.app import Gateway, Parts
+from gateway.completeness import Completeness
 from mayfly.errors import BlobNotFound, BlobsUnavailable, LogUnavailable, ReadModelUnavailable
+from mayfly.events import Event, decode_event
 from mayfly.function import Function
 from mayfly.settings import Settings
 from mayfly.task import BlobRef, Envelope, Lane, decode_envelope
@@ -18,7 +20,10 @@ from mayfly.view import QueuedTask
 
 NOW = 1_795_521_600_123
 """2026-11-24T12:00:00.123Z"""
+PARTITIONS = 8
 Heartbeats = list[dict[str, Any]]
+Records = list[dict[str, str]]
+Ids = list[str]
 SCHEMA = {
     "type": "object",
     "properties": {
@@ -37,16 +42,53 @@ class Appended(NamedTuple):
     timestamp: int
 
 
+class Chunk(NamedTuple):
+    id: str
+    fence: int
+    text: str
+
+
+Chunks = list[Chunk]
+
+
 @dataclass
 class Commands:
+    """One log for all lanes: the offset is the place in it."""
+
     down: str = ""
     records: list[tuple[str, Lane, str, bytes]] = field(default_factory=list)
+    partitions: list[int] = field(default_factory=list)
+    events: list[tuple[str, int, str, Event | None]] = field(default_factory=list)
+    purged: list[str] = field(default_factory=list)
+    trimmed: bool = False
+    served: set[str] = field(default_factory=set)
+    """The queues that a dispatcher has told something of."""
 
-    async def append(self, queue: str, lane: Lane, task_id: str, value: bytes) -> Appended:
-        if self.down:
-            raise LogUnavailable(self.down)
+    async def append(self, queue: str, lane: Lane, partition: int, task_id: str, value: bytes) -> Appended:
+        await self.ready()
         self.records.append((queue, lane, task_id, value))
-        return Appended(3, len(self.records) - 1, NOW)
+        self.partitions.append(partition)
+        return Appended(partition, len(self.records) - 1, NOW)
+
+    async def append_event(self, queue: str, partition: int, task_id: str, value: bytes) -> None:
+        await self.ready()
+        self.events.append((queue, partition, task_id, decode_event(value)))
+
+    async def purge(self, task_id: str) -> None:
+        await self.ready()
+        self.purged.append(task_id)
+
+    async def read(self, queue: str, lane: Lane, partition: int, offset: int) -> bytes | None:
+        await self.ready()
+        if self.trimmed or offset >= len(self.records):
+            return None
+        assert self.partitions[offset] == partition
+        assert self.records[offset][:2] == (queue, lane)
+        return self.records[offset][3]
+
+    async def was_served(self, queue: str) -> bool:
+        await self.ready()
+        return queue in self.served
 
     async def ready(self) -> None:
         if self.down:
@@ -67,11 +109,29 @@ class ReadModel:
     batches: list[int] = field(default_factory=list)
     hangs: bool = False
     reads: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    reservations: dict[str, tuple[str, int]] = field(default_factory=dict)
+    letters: dict[str, int] = field(default_factory=dict)
+    chunks: dict[str, list[Chunk]] = field(default_factory=lambda: defaultdict(list))
+    cancels: list[str] = field(default_factory=list)
     told: "asyncio.Queue[tuple[str, str] | None]" = field(default_factory=asyncio.Queue)
+    marks: dict[str, int] = field(default_factory=dict)
+    gate: Callable[[], Awaitable[None]] = field(default_factory=lambda: _nothing)
 
     def _answer(self) -> None:
         if self.down:
             raise ReadModelUnavailable(self.down)
+
+    async def _look_up(self) -> None:
+        self._answer()
+        await self.gate()
+
+    async def marked(self, queues: Iterable[str]) -> dict[str, int]:
+        self._answer()
+        return {queue: self.marks.get(queue, 0) for queue in queues}
+
+    async def unmark_all(self, queue: str) -> None:
+        self._answer()
+        self.marks.pop(queue, None)
 
     async def queued(self, *tasks: QueuedTask) -> None:
         self._answer()
@@ -80,19 +140,63 @@ class ReadModel:
             await asyncio.Event().wait()
         await asyncio.sleep(0)
         for task in tasks:
-            self.hashes[task.task_id] = {**task.fields(), "status": "QUEUED"}
+            self.hashes[task.task_id] = {**task.fields(), "status": task.status.value}
 
     async def get(self, task_id: str) -> dict[str, str] | None:
-        self._answer()
+        await self._look_up()
         self.reads[task_id] += 1
         return self.hashes.get(task_id)
 
-    async def list(self, **filters: Any) -> tuple[list[dict[str, str]], str | None]:
-        self._answer()
+    async def list(self, **filters: Any) -> tuple[Records, str | None]:
+        await self._look_up()
         self.asked.append(filters)
         if filters["cursor"] == "broken":
             raise ValueError
         return list(self.hashes.values()), self.next_cursor
+
+    async def reservation(self, task_id: str) -> tuple[str, int] | None:
+        await self._look_up()
+        return self.reservations.get(task_id)
+
+    async def reserve(self, task_id: str, request_sha256: str, partition: int) -> tuple[str, int]:
+        await self._look_up()
+        return self.reservations.setdefault(task_id, (request_sha256, partition))
+
+    async def tell_cancel(self, task_id: str) -> None:
+        self._answer()
+        self.cancels.append(task_id)
+
+    async def dead_letters(self, **filters: Any) -> tuple[Records, str | None]:
+        await self._look_up()
+        self.asked.append(filters)
+        if filters["cursor"] == "broken":
+            raise ValueError
+        return [self.hashes[task_id] for task_id in self.letters], self.next_cursor
+
+    async def dead_letter_ids(
+        self, *, task_type: str | None, error_type: str | None, since: int | None, until: int | None
+    ) -> Ids:
+        await self._look_up()
+        return [
+            task_id
+            for task_id, at in sorted(self.letters.items(), key=lambda item: item[1])
+            if task_type in (None, self.hashes[task_id]["taskType"])
+            and error_type in (None, self.hashes[task_id].get("errorType"))
+            and (since is None or at >= since)
+            and (until is None or at < until)
+        ]
+
+    async def has_dead_letter(self, task_id: str) -> bool:
+        await self._look_up()
+        return task_id in self.letters
+
+    async def forget_dead_letter(self, task_id: str) -> None:
+        self._answer()
+        self.letters.pop(task_id, None)
+
+    async def log_chunks(self, task_id: str, after: str, count: int) -> Chunks:
+        self._answer()
+        return [one for one in self.chunks[task_id] if not after or one.id > after][:count]
 
     async def dispatchers(self) -> Heartbeats:
         self._answer()
@@ -164,7 +268,25 @@ class World:
             Function("gone", "mayfly/gone:1", "1", retired=True),
             Function("broken", "mayfly/broken:1", "1", schema={"type": "nonsense"}),
         )
-        parts = Parts(self.commands, self.read_model, self.blobs, self.catalog, lambda: self.catalog.read)
+        self.clock = 0.0
+        self.completeness = Completeness(
+            self.read_model,
+            partitions=PARTITIONS,
+            queues=lambda: {"default", *(function.queue for function in self.catalog.all())},
+            was_served=self.commands.was_served,
+            clock=lambda: self.clock,
+        )
+        self.read_model.gate = self.completeness.require
+        # As it is when all is well: every partition of every queue was told.
+        self.read_model.marks = {"default": PARTITIONS, "big": PARTITIONS}
+        parts = Parts(
+            self.commands,
+            self.read_model,
+            self.blobs,
+            self.catalog,
+            lambda: self.catalog.read,
+            self.completeness,
+        )
         self.gateway = Gateway(Settings(**settings), parts)
         self.app = self.gateway.app(_nothing, _nothing)
         transport = httpx.ASGITransport(self.app)
@@ -185,6 +307,17 @@ class World:
             "createdAt": "2026-11-24T12:00:00.123Z",
             **fields,
         }
+
+
+def check_problem(answer: httpx.Response, status: int, code: str, field: str | None) -> dict[str, Any]:
+    problem: dict[str, Any] = answer.json()
+    assert (answer.status_code, problem["code"], problem.get("field")) == (status, code, field), problem
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert problem["status"] == status
+    assert problem["type"] == f"urn:mayfly:problem:{code}"
+    assert problem["title"]
+    assert problem["detail"]
+    return problem
 
 
 async def _nothing() -> None:

@@ -3,12 +3,21 @@
 import json
 import threading
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 from urllib.parse import parse_qsl, urlsplit
 
+import pytest
+from typer.testing import CliRunner, Result
+
+from mayfly.cli.app import app
+
+LOST = 0
+"""In place of a status: there is no answer."""
 TASK_ID = "01939c1a-0000-7000-8000-000000000001"
 
 
@@ -22,6 +31,20 @@ class Got(NamedTuple):
     @property
     def json(self) -> Any:
         return json.loads(self.body)
+
+
+Mayfly = Callable[..., Result]
+
+
+def command(gateway: "ScriptedGateway", folder: Path, monkeypatch: pytest.MonkeyPatch) -> Mayfly:
+    """The command in an empty folder, with the scripted gateway in MAYFLY_URL."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("MAYFLY_URL", gateway.url)
+
+    def run(*args: str, input: str | bytes | None = None) -> Result:
+        return CliRunner().invoke(app, args, input=input, catch_exceptions=False, prog_name="mayfly")
+
+    return run
 
 
 @dataclass
@@ -39,6 +62,20 @@ class ScriptedGateway:
         if not isinstance(body, bytes):
             body, named = json.dumps(body).encode(), {"content-type": "application/json"} | named
         self._answers[call].append((status, named, body))
+
+    def stream(self, call: str, *events: tuple[str, Any], cut: bool = False) -> None:
+        """Server-sent events: each a name and its data, with ids from 1. `cut` breaks the connection after
+        them, in the middle of the answer; else the answer ends in order."""
+        body = "".join(
+            f"id: {number}\nevent: {name}\ndata: {json.dumps(data)}\n\n"
+            for number, (name, data) in enumerate(events, start=1)
+        )
+        headers = {"content_type": "text/event-stream"} | ({"content_length": "1000000"} if cut else {})
+        self.answer(call, body.encode(), **headers)
+
+    def lose(self, call: str) -> None:
+        """Takes the request, and breaks the connection without an answer."""
+        self._answers[call].append((LOST, {}, b""))
 
     def refuse(self, call: str, status: int, code: str, detail: str, **rest: Any) -> None:
         """A problem document; `retry_after` becomes the header."""
@@ -72,11 +109,16 @@ class ScriptedGateway:
                     if answers
                     else (599, {}, b"no script")
                 )
+                if status == LOST:
+                    self.close_connection = True
+                    return
                 self.send_response(status)
-                for name, value in {**named, "content-length": str(len(content))}.items():
+                length = str(len(content))
+                for name, value in ({"content-length": length} | named).items():
                     self.send_header(name, value)
                 self.end_headers()
                 self.wfile.write(content)
+                self.close_connection = named.get("content-length", length) != length
 
             do_POST = do_GET
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import signal
 import struct
 import subprocess
@@ -16,7 +17,10 @@ from typing import Any
 
 import pytest
 
-from mayfly.data import images_dir
+import mayfly
+from mayfly.advice import MAX_AFTER
+from mayfly.base_image import python_files
+from mayfly.task import MAX_DELAY_SECONDS
 
 PATIENCE = 60.0
 
@@ -43,9 +47,9 @@ class Outcome:
         return self.json(b"B")
 
     @property
-    def failure(self) -> dict[str, str]:
+    def failure(self) -> dict[str, Any]:
         assert self.kinds[-1:] == [b"E"], (self.frames, self.log)
-        found: dict[str, str] = self.json(b"E")
+        found: dict[str, Any] = self.json(b"E")
         return found
 
 
@@ -122,8 +126,8 @@ def sandbox(tmp_path: Path) -> Sandbox:
     folder, bootstrap = tmp_path / "function", tmp_path / "opt"
     folder.mkdir()
     bootstrap.mkdir()
-    for source in (images_dir() / "python").glob("*.py"):
-        (bootstrap / source.name).write_bytes(source.read_bytes())
+    for name, source in python_files().items():
+        (bootstrap / name).write_bytes(source.read_bytes())
     # The packages of these tests stand for those of a function: Pydantic is among them.
     (bootstrap / "site").symlink_to(sysconfig.get_path("purelib"))
     return Sandbox(folder, bootstrap)
@@ -344,6 +348,90 @@ def test_sigterm_lets_finally_blocks_run(sandbox: Sandbox) -> None:
     assert (process.returncode, log) == (143, b"cleaned up\n")
 
 
+# --- what a handler says of another attempt -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("raised", "advice"),
+    [
+        ("mayfly.Retry('busy')", {"advice": "retry"}),
+        ("mayfly.Retry('busy', after=30)", {"advice": "retry", "retryAfter": 30}),
+        ("mayfly.Retry('busy', after=0.5)", {"advice": "retry", "retryAfter": 0.5}),
+        ("mayfly.Retry('busy', after=0)", {"advice": "retry", "retryAfter": 0}),
+        ("mayfly.Permanent('busy')", {"advice": "permanent"}),
+        ("Busy()", {"advice": "retry", "retryAfter": 7}),
+        ("Gone('busy')", {"advice": "permanent"}),
+        ("Reckless('busy')", {"advice": "retry"}),
+        ("ValueError('busy')", {}),
+    ],
+)
+def test_a_handler_may_ask_for_another_attempt_or_for_none(
+    sandbox: Sandbox, raised: str, advice: dict[str, Any]
+) -> None:
+    done = sandbox.run(f"""
+        import mayfly
+        class Busy(mayfly.Retry):
+            after = 7
+            def __init__(self):
+                super().__init__("busy")
+        class Gone(mayfly.Permanent, LookupError):
+            pass
+        class Reckless(mayfly.Retry):
+            after = float("inf")
+        def handler(event, context):
+            raise {raised}
+    """)
+    failure = done.failure
+    assert (failure["type"], failure["message"]) == ("Function.Error", "busy")
+    assert {key: failure[key] for key in ("advice", "retryAfter") if key in failure} == advice
+
+
+def test_what_a_retry_was_raised_from_stays_in_its_traceback(sandbox: Sandbox) -> None:
+    done = sandbox.run("""
+        import mayfly
+        async def handler(event, context):
+            try:
+                {}["customer"]
+            except KeyError as error:
+                raise mayfly.Retry("not there yet", after=5) from error
+    """)
+    assert (done.failure["error"], done.failure["retryAfter"]) == ("Retry", 5)
+    assert done.failure["traceback"].startswith('Traceback (most recent call last):\n  File "handler.py"')
+    assert "KeyError: 'customer'" in done.failure["traceback"]
+    assert done.failure["traceback"].endswith("mayfly.Retry: not there yet\n")
+
+
+def test_a_handler_may_give_advice_while_it_is_imported(sandbox: Sandbox) -> None:
+    done = sandbox.run("import mayfly\nraise mayfly.Retry('no database', after=1)")
+    assert done.kinds == [b"E"]
+    assert (done.failure["advice"], done.failure["retryAfter"]) == ("retry", 1)
+
+
+@pytest.mark.parametrize("after", [-1, float("nan"), float("inf"), 10**400, MAX_AFTER + 1, "30"])
+def test_a_time_that_no_task_can_wait_is_refused_where_it_is_raised(after: Any) -> None:
+    with pytest.raises(ValueError, match="after takes seconds, from 0 to 31622400"):
+        mayfly.Retry("busy", after=after)
+
+
+def test_a_handlers_tests_find_the_same_exceptions_as_its_sandbox() -> None:
+    assert (mayfly.Retry("busy", after=30).after, mayfly.Retry("busy").after) == (30, None)
+    assert str(mayfly.Permanent("gone")) == "gone"
+    again = pickle.loads(pickle.dumps(mayfly.Retry("busy", after=30)))
+    assert (type(again), str(again), again.after) == (mayfly.Retry, "busy", 30)
+    assert MAX_AFTER == MAX_DELAY_SECONDS
+
+
+def test_a_function_may_have_a_mayfly_of_its_own(sandbox: Sandbox) -> None:
+    (sandbox.folder / "mayfly.py").write_text("class Retry(Exception): pass\nmine = True")
+    done = sandbox.run("""
+        import mayfly
+        def handler(event, context):
+            raise mayfly.Retry(str(mayfly.mine))
+    """)
+    assert done.failure["message"] == "True"
+    assert "advice" not in done.failure
+
+
 # --- what a handler gets ------------------------------------------------------------------------------------
 
 
@@ -380,6 +468,59 @@ def test_progress_is_told_while_the_handler_runs(sandbox: Sandbox) -> None:
     """)
     assert done.kinds == [b"A", b"G", b"G", b"R", b"B"]
     assert done.json(b"G") == {"fraction": 0.25, "message": "a quarter"}
+
+
+def test_a_million_tellings_are_a_few_frames_and_the_last_one(sandbox: Sandbox) -> None:
+    began = time.monotonic()
+    done = sandbox.run("""
+        def handler(event, context):
+            for step in range(1_000_001):
+                context.progress(step / 1_000_000, str(step))
+    """)
+    told = [json.loads(body) for kind, body in done.frames if kind == b"G"]
+    assert told[0]["message"] == "0"
+    assert told[-1] == {"fraction": 1.0, "message": "1000000"}
+    assert len(told) <= 2 + (time.monotonic() - began) * 20
+    assert done.kinds[-2:] == [b"R", b"B"]
+
+
+def test_the_last_progress_is_told_before_a_failure_too(sandbox: Sandbox) -> None:
+    done = sandbox.run("""
+        def handler(event, context):
+            for step in range(1001):
+                context.progress(step / 1000)
+            raise ValueError
+    """)
+    assert done.kinds[-2:] == [b"G", b"E"]
+    assert json.loads(done.frames[-2][1])["fraction"] == 1
+
+
+def test_progress_that_came_too_soon_is_told_while_the_handler_works_on(sandbox: Sandbox) -> None:
+    sandbox.write("""
+        import os, signal
+        def handler(event, context):
+            context.progress(0.1)
+            context.progress(0.2)
+            context.progress(0.3)
+            if os.fork() == 0:
+                context.progress(0.4)
+                os._exit(0)
+            os.wait()
+            signal.pause()
+    """)
+    process = sandbox.start()
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(task(b"null"))
+    process.stdin.flush()
+    said = b""
+    while b'"fraction": 0.3' not in said:
+        chunk = os.read(process.stdout.fileno(), 65536)
+        assert chunk, said
+        said += chunk
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=PATIENCE)
+    assert process.returncode == 143
 
 
 def test_progress_beyond_one_is_refused(sandbox: Sandbox) -> None:
@@ -741,7 +882,7 @@ def test_it_is_armed_before_it_imports_what_only_a_task_needs(sandbox: Sandbox) 
     """What the start of every sandbox waits for: the interpreter, and nothing that is slow to import."""
     done = sandbox.run("""
         import sys
-        slow = {"json", "logging", "asyncio", "typing", "re", "inspect", "signal", "traceback"}
+        slow = {"mayfly", "json", "logging", "asyncio", "typing", "re", "inspect", "signal", "traceback"}
         at_import = sorted(slow & set(sys.modules))
         def handler(event, context):
             return at_import

@@ -1,17 +1,18 @@
 import json
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
-from scripted import TASK_ID, ScriptedGateway
-from typer.testing import CliRunner, Result
+import typer.main
+from scripted import TASK_ID, Mayfly, ScriptedGateway, command
 
 from mayfly.cli.app import app
+from mayfly.cli.times import shown
 
 TASK = f"/tasks/{TASK_ID}"
-Mayfly = Callable[..., Result]
 
 
 @pytest.fixture
@@ -22,14 +23,7 @@ def gateway() -> Iterator[ScriptedGateway]:
 
 @pytest.fixture
 def mayfly(gateway: ScriptedGateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Mayfly:
-    """The command in an empty folder, with the scripted gateway in MAYFLY_URL."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MAYFLY_URL", gateway.url)
-
-    def run(*args: str, input: str | bytes | None = None) -> Result:
-        return CliRunner().invoke(app, args, input=input, catch_exceptions=False, prog_name="mayfly")
-
-    return run
+    return command(gateway, tmp_path, monkeypatch)
 
 
 def completed(gateway: ScriptedGateway, **rest: Any) -> None:
@@ -226,7 +220,20 @@ def test_a_task_that_may_have_been_accepted_is_named(gateway: ScriptedGateway, m
     assert done.exit_code == 3
     assert done.stderr == (
         "error: not available now: Not acknowledged.\n"
-        f"task {TASK_ID} may have been accepted: look with `mayfly get {TASK_ID}`\n"
+        f"task {TASK_ID} may have been accepted: look with `mayfly get {TASK_ID}`, "
+        f"or repeat it with --key {gateway.requests[0].headers['idempotency-key']}\n"
+    )
+
+
+def test_a_submission_whose_answer_is_lost_can_be_repeated_with_its_key(
+    gateway: ScriptedGateway, mayfly: Mayfly
+) -> None:
+    gateway.lose("POST /tasks")
+    done = mayfly("submit", "echo")
+    assert done.exit_code == 3
+    key = gateway.requests[0].headers["idempotency-key"]
+    assert done.stderr.endswith(
+        f"the task may have been accepted; to have it once, repeat it with --key {key}\n"
     )
 
 
@@ -382,6 +389,43 @@ def test_get_shows_progress(gateway: ScriptedGateway, mayfly: Mayfly) -> None:
     assert "progress  25% a" in mayfly("get", TASK_ID).stdout.splitlines()
 
 
+def test_get_shows_the_attempts_of_a_task_that_waits_for_another(
+    gateway: ScriptedGateway, mayfly: Mayfly
+) -> None:
+    failed = {
+        "attempt": 1,
+        "startedAt": "2026-11-24T12:00:00.000Z",
+        "finishedAt": "2026-11-24T12:00:01.500Z",
+        "dispatcher": "d-1",
+        "error": {"type": "Function.Error", "message": "too wide"},
+    }
+    task = gateway.task(
+        "RETRYING",
+        attempt=1,
+        attempts=[failed],
+        dueAt="2026-11-24T12:01:00Z",
+        cancelRequestedAt="2026-11-24T12:00:30Z",
+        ttlSeconds=90.0,
+        concurrencyKey="customer-7",
+        rerunOf="the-first",
+    )
+    gateway.answer(f"GET {TASK}", task)
+    lines = mayfly("get", TASK_ID).stdout.splitlines()
+    began = shown(datetime(2026, 11, 24, 12, tzinfo=UTC))
+    assert f"attempt 1: {began}, 1.500 s, on d-1, Function.Error: too wide" in lines
+    assert f"due       {shown(datetime(2026, 11, 24, 12, 1, tzinfo=UTC))}" in lines
+    assert f"cancel    asked for at {shown(datetime(2026, 11, 24, 12, 0, 30, tzinfo=UTC))}" in lines
+    assert "expires   if it has not begun 90 s after it was due" in lines
+    assert "key       customer-7, which limits how many run at once" in lines
+    assert "rerun of  the-first" in lines
+
+
+def test_get_shows_when_a_scheduled_task_is_due(gateway: ScriptedGateway, mayfly: Mayfly) -> None:
+    gateway.answer(f"GET {TASK}", gateway.task("SCHEDULED", runAt="2026-11-24T12:01:00Z"))
+    due = shown(datetime(2026, 11, 24, 12, 1, tzinfo=UTC))
+    assert f"due       {due}" in mayfly("get", TASK_ID).stdout.splitlines()
+
+
 def test_get_saves_no_result_of_a_task_that_still_runs(gateway: ScriptedGateway, mayfly: Mayfly) -> None:
     gateway.answer(f"GET {TASK}", gateway.task("IN_PROGRESS"))
     done = mayfly("get", TASK_ID, "-o", "x")
@@ -405,6 +449,30 @@ def test_logs_are_printed_as_they_are(gateway: ScriptedGateway, mayfly: Mayfly) 
 def test_no_logs_are_no_lines(gateway: ScriptedGateway, mayfly: Mayfly) -> None:
     gateway.answer(f"GET {TASK}/logs", b"", content_type="text/plain")
     assert mayfly("logs", TASK_ID).stdout == ""
+
+
+def test_the_log_of_one_attempt_is_printed(gateway: ScriptedGateway, mayfly: Mayfly) -> None:
+    gateway.answer(f"GET {TASK}/logs", b"first\n", content_type="text/plain")
+    assert mayfly("logs", TASK_ID, "--attempt", "1").stdout == "first\n"
+    assert gateway.requests[0].query == [("attempt", "1")]
+
+
+def test_an_attempt_that_there_was_not_is_refused(gateway: ScriptedGateway, mayfly: Mayfly) -> None:
+    gateway.refuse(f"GET {TASK}/logs", 404, "unknown_attempt", "There is no attempt 9.")
+    done = mayfly("logs", TASK_ID, "--attempt", "9")
+    assert (done.exit_code, done.stderr) == (
+        1,
+        "error: refused: There is no attempt 9. (unknown_attempt)\n",
+    )
+
+
+@pytest.mark.parametrize("status", ["SCHEDULED", "RETRYING"])
+def test_ls_shows_when_tasks_that_wait_are_due(gateway: ScriptedGateway, mayfly: Mayfly, status: str) -> None:
+    task = gateway.task(status, dueAt="2026-11-24T12:01:00Z")
+    gateway.answer("GET /tasks", {"tasks": [task], "nextCursor": None})
+    header, row = mayfly("ls", "--status", status).stdout.splitlines()
+    assert header.endswith("\tDUE")
+    assert row.endswith("\t" + shown(datetime(2026, 11, 24, 12, 1, tzinfo=UTC)))
 
 
 def test_ls_is_tab_separated_where_nobody_looks(gateway: ScriptedGateway, mayfly: Mayfly) -> None:
@@ -450,6 +518,36 @@ def test_workers_lists_the_dispatchers(gateway: ScriptedGateway, mayfly: Mayfly)
     assert mayfly("workers").stdout.splitlines()[1] == "w-1\tdefault\t1\t2\thttp://127.0.0.1:9\t"
 
 
+# --- cancelling
+
+
+def test_cancel_says_of_each_task_what_becomes_of_it(gateway: ScriptedGateway, mayfly: Mayfly) -> None:
+    gateway.answer("POST /tasks/a/cancel", {"taskId": "a", "status": "IN_PROGRESS"}, 202)
+    gateway.answer("POST /tasks/b/cancel", {"taskId": "b", "status": "CANCELLED"})
+    done = mayfly("cancel", "a", "b")
+    assert (done.exit_code, done.stdout) == (0, "")
+    assert done.stderr == "task a is being cancelled\ntask b is cancelled\n"
+
+
+def test_cancel_goes_on_after_a_task_that_is_over(gateway: ScriptedGateway, mayfly: Mayfly) -> None:
+    gateway.refuse("POST /tasks/a/cancel", 409, "task_finished", "It is COMPLETED.")
+    gateway.answer("POST /tasks/b/cancel", {"taskId": "b", "status": "QUEUED"}, 202)
+    done = mayfly("cancel", "a", "b", "--json")
+    assert done.exit_code == 1
+    assert done.stderr == "error: task a is not cancelled: It is COMPLETED.\ntask b is being cancelled\n"
+    assert json.loads(done.stdout) == {
+        "tasks": [{"taskId": "b", "status": "QUEUED"}],
+        "failed": [{"taskId": "a", "code": "task_finished", "detail": "It is COMPLETED."}],
+    }
+
+
+def test_cancel_exits_with_3_where_the_gateway_cannot_do_it_now(
+    gateway: ScriptedGateway, mayfly: Mayfly
+) -> None:
+    gateway.refuse(f"POST {TASK}/cancel", 503, "log_unavailable", "Kafka is away", retry_after="60")
+    assert mayfly("cancel", TASK_ID).exit_code == 3
+
+
 # --- for programs
 
 
@@ -460,7 +558,14 @@ def test_workers_lists_the_dispatchers(gateway: ScriptedGateway, mayfly: Mayfly)
         ("submit", "echo", "--wait"),
         ("get", TASK_ID),
         ("logs", TASK_ID),
+        ("logs", TASK_ID, "-f"),
         ("ls",),
+        ("cancel", TASK_ID),
+        ("rerun", TASK_ID),
+        ("rerun", TASK_ID, "--wait"),
+        ("dlq", "ls"),
+        ("dlq", "redrive", "--all", "--yes"),
+        ("dlq", "purge", "--all", "--yes"),
         ("functions",),
         ("workers",),
         ("status",),
@@ -475,6 +580,11 @@ def test_json_is_the_only_thing_on_stdout(
     gateway.answer("GET /functions", {"functions": []})
     gateway.answer("GET /workers", {"workers": []})
     gateway.answer("GET /readyz", {"status": "ready", "parts": {"kafka": "ready"}})
+    gateway.answer(f"POST {TASK}/cancel", gateway.task("IN_PROGRESS"), 202)
+    gateway.answer(f"POST {TASK}/rerun", gateway.task("QUEUED"), 202)
+    gateway.answer("GET /dead-letters", {"tasks": [gateway.task("FAILED")], "nextCursor": None})
+    gateway.answer("POST /dead-letters/redrive", {"redriven": [], "failed": [], "remaining": 0})
+    gateway.answer("POST /dead-letters/purge", {"purged": [], "failed": [], "remaining": 0})
     done = mayfly(*args, "--json")
     assert done.exit_code == 0
     assert isinstance(json.loads(done.stdout), dict)
@@ -552,8 +662,11 @@ def test_the_version_is_printed(mayfly: Mayfly) -> None:
 
 
 def test_every_command_has_help_and_json(mayfly: Mayfly) -> None:
-    for command in app.registered_commands:
-        assert command.callback is not None
-        done = mayfly(command.callback.__name__, "--help")
+    group: Any = typer.main.get_command(app)
+    names = [[name] for name in group.commands if name != "dlq"]
+    names += [["dlq", name] for name in group.commands["dlq"].commands]
+    assert len(names) > 16
+    for name in names:
+        done = mayfly(*name, "--help")
         assert done.exit_code == 0
         assert "--json" in done.stdout

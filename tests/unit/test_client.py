@@ -1,7 +1,7 @@
 import dataclasses
 import socket
 from collections.abc import AsyncIterator, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import msgspec
@@ -13,13 +13,16 @@ from mayfly.client import (
     AsyncClient,
     Client,
     ClientError,
+    FailureType,
+    RetryPolicy,
     TaskFailed,
     UnexpectedAnswer,
     Unreachable,
     WaitTimeout,
     calls,
+    submission,
 )
-from mayfly.client.calls import Answer, Pause, Request
+from mayfly.client.wire import Answer, Pause, Request
 from mayfly.task import Status
 
 TASK = f"/tasks/{TASK_ID}"
@@ -130,15 +133,223 @@ def test_a_refusal_is_an_error_with_the_problem_as_attributes(
     )
 
 
-def test_a_post_is_sent_once_even_when_the_answer_is_a_503_and_the_error_names_the_task(
+def keys(gateway: ScriptedGateway) -> list[str | None]:
+    return [request.headers.get("idempotency-key") for request in gateway.requests]
+
+
+def test_what_a_task_waits_for_and_how_it_is_tried_is_posted_in_the_gateways_words(
+    gateway: ScriptedGateway, client: Client
+) -> None:
+    gateway.answer("POST /tasks", gateway.task("SCHEDULED"), 202)
+    task = client.submit(
+        "echo",
+        delay=timedelta(minutes=10),
+        ttl=30,
+        retry=RetryPolicy(max_attempts=3, max_delay=5, never_on=(FailureType.TIMEOUT,)),
+        queue="gpu",
+        redeliver=False,
+        concurrency_key="customer-7",
+    )
+    assert task.status is Status.SCHEDULED
+    assert gateway.requests[0].json == {
+        "taskType": "echo",
+        "payload": None,
+        "delaySeconds": 600,
+        "ttlSeconds": 30,
+        "retry": {"maxAttempts": 3, "maxDelay": 5, "neverOn": ["Function.Timeout"]},
+        "queue": "gpu",
+        "redeliver": False,
+        "concurrencyKey": "customer-7",
+    }
+
+
+def test_beside_bytes_the_same_goes_into_the_query(gateway: ScriptedGateway, client: Client) -> None:
+    gateway.answer("POST /tasks", gateway.task("SCHEDULED"), 202)
+    at = datetime(2026, 12, 1, 9, tzinfo=timezone(timedelta(hours=1)))
+    client.submit("echo", data=b"x", run_at=at, retry=3, redeliver=True, queue="gpu")
+    assert gateway.requests[0].query == [
+        ("taskType", "echo"),
+        ("runAt", "2026-12-01T08:00:00+00:00"),
+        ("queue", "gpu"),
+        ("redeliver", "true"),
+        ("retry", '{"maxAttempts":3}'),
+    ]
+
+
+def test_a_time_without_a_zone_is_refused_before_anything_is_sent(
+    gateway: ScriptedGateway, client: Client
+) -> None:
+    with pytest.raises(ValueError, match="has no time zone"):
+        client.submit("echo", run_at=datetime(2026, 12, 1))
+    with pytest.raises(ValueError, match="not both"):
+        client.submit("echo", run_at=datetime(2026, 12, 1, tzinfo=UTC), delay=1)
+    assert gateway.requests == []
+
+
+# --- submitting once, however often it is sent
+
+
+def test_a_submission_whose_answer_is_lost_is_sent_again_under_the_same_key(
+    gateway: ScriptedGateway, client: Client
+) -> None:
+    gateway.lose("POST /tasks")
+    gateway.refuse("POST /tasks", 503, "log_unavailable", "not acknowledged", taskId=TASK_ID, retry_after="0")
+    gateway.answer("POST /tasks", gateway.task("QUEUED"), 202)
+    assert client.submit("echo", 1).task_id == TASK_ID
+    first, second, third = gateway.requests
+    assert first.body == second.body == third.body
+    assert len(set(keys(gateway))) == 1
+    assert keys(gateway)[0]
+
+
+def test_every_submission_has_a_key_of_its_own(gateway: ScriptedGateway, client: Client) -> None:
+    gateway.answer("POST /tasks", gateway.task("QUEUED"), 202)
+    client.submit("echo", 1)
+    client.submit("echo", 1)
+    assert len(set(keys(gateway))) == 2
+
+
+def test_a_key_of_the_callers_is_sent_as_it_is(gateway: ScriptedGateway, client: Client) -> None:
+    gateway.answer("POST /tasks", gateway.task("QUEUED"), 202)
+    client.submit("echo", data=b"x", idempotency_key="order-7")
+    assert keys(gateway) == ["order-7"]
+
+
+def test_a_submission_that_stays_in_doubt_names_the_task_and_the_key_that_make_it_safe_to_repeat(
+    gateway: ScriptedGateway, client: Client
+) -> None:
+    gateway.refuse("POST /tasks", 503, "log_unavailable", "not acknowledged", taskId=TASK_ID, retry_after="0")
+    with pytest.raises(ApiError) as caught:
+        client.submit("echo")
+    assert caught.value.task_id == TASK_ID
+    assert keys(gateway) == [caught.value.idempotency_key] * 3
+
+
+def test_a_key_that_cannot_be_honoured_is_let_go_of_while_nothing_can_have_been_accepted(
+    gateway: ScriptedGateway, client: Client
+) -> None:
+    gateway.refuse("POST /tasks", 503, "read_model_unavailable", "Redis is away", retry_after="2")
+    gateway.answer("POST /tasks", gateway.task("QUEUED"), 202)
+    assert client.submit("echo").task_id == TASK_ID
+    first, second = keys(gateway)
+    assert first is not None
+    assert second is None
+
+
+def test_without_its_key_a_submission_is_not_sent_twice(gateway: ScriptedGateway, client: Client) -> None:
+    gateway.refuse("POST /tasks", 503, "read_model_unavailable", "Redis is away")
+    gateway.refuse("POST /tasks", 503, "log_unavailable", "not acknowledged", taskId=TASK_ID, retry_after="0")
+    with pytest.raises(ApiError, match="not acknowledged") as caught:
+        client.submit("echo")
+    assert caught.value.task_id == TASK_ID
+    assert caught.value.idempotency_key is None
+    assert len(gateway.requests) == 2
+
+
+def test_a_key_is_kept_when_an_earlier_try_may_have_been_accepted() -> None:
+    call = submission.submit("echo")
+    headers = {"content-type": "application/problem+json"}
+    first = next(call)
+    assert call.throw(Unreachable("http://x", "cut")) == Pause(0.1)
+    assert next(call) == first
+    away = Answer(503, headers, b'{"code": "read_model_unavailable"}')
+    assert call.send(away) == Pause(0.5)
+    assert next(call) == first
+    with pytest.raises(ApiError, match="read_model_unavailable") as caught:
+        call.send(away)
+    assert isinstance(first, Request)
+    assert caught.value.idempotency_key == first.headers["idempotency-key"]
+
+
+def test_a_key_of_the_callers_is_never_let_go_of(gateway: ScriptedGateway, client: Client) -> None:
+    gateway.refuse("POST /tasks", 503, "read_model_unavailable", "Redis is away", retry_after="0")
+    with pytest.raises(ApiError, match="Redis is away"):
+        client.submit("echo", idempotency_key="order-7")
+    assert keys(gateway) == ["order-7"] * 3
+
+
+def test_a_submission_that_need_not_be_idempotent_has_no_key_and_is_sent_once(
     gateway: ScriptedGateway, client: Client
 ) -> None:
     gateway.refuse("POST /tasks", 503, "log_unavailable", "not acknowledged", taskId=TASK_ID, retry_after="1")
     with pytest.raises(ApiError) as caught:
+        client.submit("echo", idempotent=False)
+    assert (caught.value.task_id, caught.value.retry_after) == (TASK_ID, 1)
+    assert keys(gateway) == [None]
+    with pytest.raises(ValueError, match="leave one of the two out"):
+        client.submit("echo", idempotent=False, idempotency_key="order-7")
+
+
+def test_a_gateway_that_was_never_reached_leaves_no_doubt() -> None:
+    with Client(free_url()) as client, pytest.raises(Unreachable) as caught:
         client.submit("echo")
-    assert caught.value.task_id == TASK_ID
-    assert caught.value.retry_after == 1
+    assert not caught.value.sent
+    assert caught.value.idempotency_key is None
+
+
+def test_a_key_that_was_used_for_another_request_is_refused(gateway: ScriptedGateway, client: Client) -> None:
+    gateway.refuse("POST /tasks", 409, "idempotency_conflict", "another request", taskId=TASK_ID)
+    with pytest.raises(ApiError) as caught:
+        client.submit("echo", 2, idempotency_key="order-7")
+    assert (caught.value.status, caught.value.code) == (409, "idempotency_conflict")
     assert len(gateway.requests) == 1
+
+
+# --- what becomes of a task afterwards
+
+
+def test_cancelling_is_asked_for_again_where_the_answer_is_lost(
+    gateway: ScriptedGateway, client: Client
+) -> None:
+    gateway.lose(f"POST {TASK}/cancel")
+    gateway.answer(f"POST {TASK}/cancel", gateway.task("IN_PROGRESS"), 202)
+    assert client.cancel(TASK_ID).status is Status.IN_PROGRESS
+    assert len(gateway.requests) == 2
+
+
+def test_a_task_that_has_ended_is_not_cancelled(gateway: ScriptedGateway, client: Client) -> None:
+    gateway.refuse(f"POST {TASK}/cancel", 409, "task_finished", "It is COMPLETED.")
+    with pytest.raises(ApiError) as caught:
+        client.cancel(TASK_ID)
+    assert caught.value.code == "task_finished"
+
+
+def test_a_rerun_is_another_task_and_is_asked_for_once(gateway: ScriptedGateway, client: Client) -> None:
+    gateway.answer(f"POST {TASK}/rerun", {"taskId": "new", "status": "QUEUED", "rerunOf": TASK_ID}, 202)
+    gateway.lose(f"POST {TASK}/rerun")
+    task = client.rerun(TASK_ID)
+    assert (task.task_id, task.rerun_of) == ("new", TASK_ID)
+    assert gateway.requests[0].body == b""
+    with pytest.raises(Unreachable):
+        client.rerun(TASK_ID, latest=True)
+    assert len(gateway.requests) == 2
+    assert gateway.requests[1].json == {"latest": True}
+
+
+def test_the_attempts_of_a_task_are_typed(gateway: ScriptedGateway, client: Client) -> None:
+    failed = {
+        "attempt": 1,
+        "startedAt": "2026-11-24T12:00:00.000Z",
+        "finishedAt": "2026-11-24T12:00:01.000Z",
+        "dispatcher": "d-1",
+        "error": {"type": "Function.Error", "message": "no"},
+    }
+    waiting = gateway.task(
+        "RETRYING", attempt=1, attempts=[failed], dueAt="2026-11-24T12:01:00Z", ttlSeconds=60.0
+    )
+    gateway.answer(f"GET {TASK}", waiting | {"cancelRequestedAt": "2026-11-24T12:00:30Z"})
+    task = client.get(TASK_ID)
+    [attempt] = task.attempts
+    assert attempt.error is not None
+    assert (attempt.attempt, attempt.error.type) == (1, "Function.Error")
+    assert task.due_at == datetime(2026, 11, 24, 12, 1, tzinfo=UTC)
+    assert task.cancel_requested_at is not None
+
+
+def test_the_log_of_one_attempt_is_asked_for_by_its_number(gateway: ScriptedGateway, client: Client) -> None:
+    gateway.answer(f"GET {TASK}/logs", b"first\n", content_type="text/plain")
+    assert client.logs(TASK_ID, attempt=1) == "first\n"
+    assert gateway.requests[0].query == [("attempt", "1")]
 
 
 # --- reading
@@ -381,15 +592,11 @@ def test_a_503_that_asks_for_too_long_is_raised_at_once() -> None:
         call.send(Answer(503, {"content-type": "application/json", "retry-after": "60"}, b'{"code": "away"}'))
 
 
-def test_a_connection_that_fails_is_tried_again_for_a_get_only() -> None:
+def test_a_get_whose_connection_fails_is_tried_again() -> None:
     reading = calls.get(TASK_ID)
     first = next(reading)
     assert reading.throw(Unreachable("http://x", "cut")) == Pause(0.1)
     assert next(reading) == first
-    writing = calls.submit("echo")
-    next(writing)
-    with pytest.raises(Unreachable):
-        writing.throw(Unreachable("http://x", "cut"))
 
 
 @pytest.mark.parametrize(

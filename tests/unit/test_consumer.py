@@ -6,16 +6,21 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
-from confluent_kafka import Message, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, KafkaError, Message, TopicPartition
+from owner_world import Asked, Told
+from owner_world import world as owners_world
 
 from dispatcher import consumer as module
-from dispatcher.consumer import LogConsumer
+from dispatcher.buffers import MAX_BUFFERED
+from dispatcher.consumer import UNKNOWN, LogConsumer
 from dispatcher.offsets import Checkpoint
-from dispatcher.partition import MAX_BUFFERED, Partition
-from mayfly import view
-from mayfly.task import Envelope, Lane, encode
+from dispatcher.partition import Partition
+from mayfly.errors import ReadModelUnavailable
+from mayfly.events import DeferredRecord, Reason
+from mayfly.task import Envelope, Lane, Origin, encode
 
-EVENTS, LANES = "events", {lane: lane.value for lane in Lane}
+EVENTS, DEFERRED, LANES = "events", "deferred", {lane: lane.value for lane in Lane}
+TOPICS = (EVENTS, DEFERRED, *LANES.values())
 DEADLINE_SECONDS = 30.0
 
 
@@ -28,6 +33,7 @@ class Kafka:
         self.ends: dict[int, int] = {}
         self.checkpoint = Checkpoint()
         self.commits: list[list[TopicPartition]] = []
+        self.assigned: dict[str, int] = {}
 
     def subscribe(self, topics: list[str], on_assign: Any, on_revoke: Any) -> None:
         self.on_assign, self.on_revoke = on_assign, on_revoke
@@ -39,15 +45,21 @@ class Kafka:
         return []
 
     def assign(self, *topics: str) -> None:
-        places = [TopicPartition(topic, 0) for topic in topics or (EVENTS, *LANES.values())]
+        places = [TopicPartition(topic, 0) for topic in topics or TOPICS]
         self.steps.append(lambda: self.on_assign(self, places))
 
     def revoke(self, *topics: str) -> None:
-        places = [TopicPartition(topic, 0) for topic in topics or (EVENTS, *LANES.values())]
+        places = [TopicPartition(topic, 0) for topic in topics or TOPICS]
         self.steps.append(lambda: self.on_revoke(self, places))
 
-    def give(self, topic: str, offset: int, value: bytes | None) -> None:
-        message = Message(topic=topic, partition=0, offset=offset, value=value, timestamp=(2, 0))
+    def give(self, topic: str, offset: int, value: bytes | None, key: bytes = b"k") -> None:
+        message = Message(topic=topic, partition=0, offset=offset, key=key, value=value, timestamp=(2, 0))
+        self.steps.append(lambda: message)
+
+    def end(self, topic: str, offset: int) -> None:
+        """The topic is read to its end, which is there."""
+        error = KafkaError(KafkaError._PARTITION_EOF)
+        message = Message(topic=topic, partition=0, offset=offset, error=error, timestamp=(0, 0))
         self.steps.append(lambda: message)
 
     def nothing(self, but: Callable[[], object]) -> None:
@@ -56,7 +68,8 @@ class Kafka:
 
         self.steps.append(step)
 
-    def incremental_assign(self, places: list[TopicPartition]) -> None: ...
+    def incremental_assign(self, places: list[TopicPartition]) -> None:
+        self.assigned |= {place.topic: place.offset for place in places}
 
     def incremental_unassign(self, places: list[TopicPartition]) -> None: ...
 
@@ -88,23 +101,25 @@ class Owner:
     """Does nothing with what is read."""
 
     def __init__(self) -> None:
-        self.projection = self
-        self.tasks: list[str] = []
-        self.checkpoints: dict[int, str] = {}
+        self.told, self.asked = Told(), Asked()
+        self.world = owners_world(self.told, self.asked)
+        self.there: dict[int, str] | None = {}
+        self.marks_told: list[str] = []
 
-    async def projected(self) -> dict[int, str]:
-        return self.checkpoints
+    async def marks(self) -> dict[int, str]:
+        if self.there is None:
+            raise ReadModelUnavailable("down")
+        return self.there
 
-    def assigned(self, partition: Partition, projected: str) -> None: ...
+    def assigned(self, partition: Partition, mark: str) -> None:
+        self.marks_told.append(mark)
 
     def revoked(self, partition: Partition) -> None: ...
 
+    def checkpoint(self, partition: Partition) -> Checkpoint | None:
+        return partition.checkpoint()
+
     def progressed(self) -> None: ...
-
-    def command(self, partition: int, task: view.QueuedTask) -> None:
-        self.tasks.append(task.task_id)
-
-    def change(self, change: view.Change) -> None: ...
 
 
 @pytest.fixture
@@ -116,7 +131,13 @@ def owner() -> Owner:
 async def consumer(owner: Owner, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[LogConsumer]:
     monkeypatch.setattr(module, "Consumer", Kafka)
     consumer = LogConsumer(
-        {}, queue="q", lane_topics=LANES, events_topic=EVENTS, owner=owner, clock=lambda: 0.0
+        {},
+        queue="q",
+        lane_topics=LANES,
+        events_topic=EVENTS,
+        deferred_topic=DEFERRED,
+        owner=owner,
+        clock=lambda: 0.0,
     )
     yield consumer
     await consumer.close()
@@ -180,6 +201,7 @@ async def test_an_event_without_a_value_is_passed_over_like_any_that_is_none(
 ) -> None:
     kafka.ends[0] = 1
     kafka.assign()
+    kafka.end(DEFERRED, 0)
     kafka.give(EVENTS, 0, None)
     consumer.start()
     await read_all(consumer, kafka)
@@ -194,28 +216,92 @@ async def test_a_command_that_is_no_envelope_is_a_task_all_the_same(
     kafka.give("low", 0, value)
     consumer.start()
     await read_all(consumer, kafka)
-    assert len(owner.tasks) == 1
+    assert len(owner.told.commands) == 1
 
 
-@pytest.mark.parametrize("projected", ["garbage", "1:~", "9:from a newer version mark"])
-async def test_a_read_model_whose_checkpoint_cannot_be_read_is_written_again(
-    projected: str, consumer: LogConsumer, kafka: Kafka, owner: Owner
+async def test_a_partition_acts_when_its_records_and_its_events_were_read_to_their_ends(
+    consumer: LogConsumer, kafka: Kafka
 ) -> None:
-    kafka.checkpoint = Checkpoint(5, {Lane.HIGH: (0, ()), Lane.NORMAL: (3, (1,)), Lane.LOW: (0, ())})
-    owner.checkpoints[0] = projected
+    """Also where the last offsets hold no record: then only the end itself tells."""
+    kafka.ends[0] = 7
     kafka.assign()
+    kafka.end(EVENTS, 7)
     consumer.start()
     await read_all(consumer, kafka)
-    assert consumer.partitions[0].origin == Checkpoint()
+    assert not consumer.partitions[0].caught_up
+    kafka.end(DEFERRED, 9)
+    await read_all(consumer, kafka)
+    assert consumer.partitions[0].caught_up
+    assert consumer.partitions[0].checkpoint() == Checkpoint(7, dict.fromkeys(Lane, (0, ())), deferred=9)
 
 
-async def test_a_partition_starts_where_the_read_model_is_if_that_is_behind(
+async def test_the_end_of_a_lane_is_nothing_to_act_on(consumer: LogConsumer, kafka: Kafka) -> None:
+    kafka.assign()
+    kafka.end("low", 5)
+    consumer.start()
+    await read_all(consumer, kafka)
+    assert not consumer.partitions[0].caught_up
+
+
+async def test_a_task_waits_in_a_record_that_the_checkpoint_vouches_for(
+    consumer: LogConsumer, kafka: Kafka
+) -> None:
+    kafka.checkpoint = Checkpoint(5, deferred=1)
+    envelope = Envelope(task_type="f", task_id="a", origin=Origin(Lane.LOW, 3, 0))
+    kafka.ends[0] = 5
+    kafka.assign()
+    kafka.give(DEFERRED, 0, encode(DeferredRecord(envelope, 2, 1, Reason.RETRY, due=10**15)), b"a/2/x")
+    kafka.end(DEFERRED, 1)
+    kafka.end(EVENTS, 5)
+    consumer.start()
+    await read_all(consumer, kafka)
+    assert consumer.partitions[0].waiting.get("a") is not None
+
+
+async def test_a_partition_starts_at_its_checkpoint_and_reads_every_record(
     consumer: LogConsumer, kafka: Kafka, owner: Owner
 ) -> None:
-    behind = Checkpoint(5, {Lane.HIGH: (0, ()), Lane.NORMAL: (3, (1, 2)), Lane.LOW: (0, ())})
-    kafka.checkpoint = Checkpoint(5, {Lane.HIGH: (0, ()), Lane.NORMAL: (3, (1,)), Lane.LOW: (0, ())})
-    owner.checkpoints[0] = behind.encode() + " 0123abcd"
+    """Also where the read model is behind it: that is for the read model's own rebuild."""
+    behind = Checkpoint(5, {Lane.NORMAL: (3, (1, 2))})
+    kafka.checkpoint = Checkpoint(6, {Lane.HIGH: (0, ()), Lane.NORMAL: (3, (1,)), Lane.LOW: (0, ())}, 4)
+    owner.there = {0: behind.encode() + " 0123abcd"}
     kafka.assign()
     consumer.start()
     await read_all(consumer, kafka)
-    assert consumer.partitions[0].origin == behind
+    assert consumer.partitions[0].origin == kafka.checkpoint
+    assert owner.marks_told == [owner.there[0]]
+    assert kafka.assigned == {
+        EVENTS: 6,
+        DEFERRED: OFFSET_BEGINNING,
+        "high": 0,
+        "normal": 1,
+        "low": 0,
+    }
+
+
+@pytest.mark.parametrize(("there", "told"), [({}, ""), (None, UNKNOWN)])
+async def test_the_owner_is_told_whether_there_is_no_mark_or_nobody_knows(
+    there: dict[int, str] | None, told: str, consumer: LogConsumer, kafka: Kafka, owner: Owner
+) -> None:
+    owner.there = there
+    kafka.assign()
+    consumer.start()
+    await read_all(consumer, kafka)
+    assert owner.marks_told == [told]
+
+
+async def test_what_was_committed_is_told_to_the_partition(consumer: LogConsumer, kafka: Kafka) -> None:
+    """And only that: what a checkpoint does without is let go when there is no older one."""
+    kafka.assign()
+    kafka.end(DEFERRED, 0)
+    kafka.end(EVENTS, 0)
+    consumer.start()
+    await read_all(consumer, kafka)
+    # The first poll committed, before there was anything to commit.
+    assert not kafka.commits
+    told: list[Checkpoint] = []
+    consumer.partitions[0].committed = told.append  # type: ignore[method-assign]
+    await consumer.close()
+    assert [place.topic for places in kafka.commits for place in places] == [EVENTS]
+    (checkpoint,) = told
+    assert checkpoint.encode() == kafka.commits[0][0].metadata

@@ -13,20 +13,22 @@ from starlette.routing import Route
 
 from gateway.errors import CODES
 from mayfly import view
+from mayfly.audit.report import Kind
 from mayfly.cli.app import app
+from mayfly.events import Claimed, Finished
 from mayfly.manifest import EXPECTED
 from mayfly.settings import Settings
 from mayfly.task import (
     BlobRef,
-    Claimed,
     Envelope,
     Failure,
     FailureType,
-    Finished,
     Lane,
     Log,
+    Origin,
     Outcome,
     Result,
+    RetryPolicy,
     encode,
 )
 
@@ -143,7 +145,18 @@ def test_every_failure_type_is_documented() -> None:
 def test_every_field_of_a_tasks_hash_is_documented() -> None:
     blob = BlobRef("key", 1, "00")
     queued = view.queued(
-        Envelope("echo", "id", name="n", timeout_seconds=1),
+        Envelope(
+            "echo",
+            "id",
+            name="n",
+            timeout_seconds=1,
+            delay_seconds=1,
+            ttl_seconds=1,
+            concurrency_key="k",
+            rerun_of="id",
+            payload_sha256="00",
+            request_sha256="00",
+        ),
         queue="default",
         lane=Lane.LOW,
         partition=0,
@@ -154,6 +167,7 @@ def test_every_field_of_a_tasks_hash_is_documented() -> None:
     failure = Failure(FailureType.ERROR, "message", error="E", traceback="t", exit_code=1)
     outcome = Outcome(0, 0, Result(blob, inline=b"1"), failure, Log(blob))  # type: ignore[arg-type]
     fields = queued.fields().keys() | {"status", "position", "progress", "progressMessage"}
+    fields |= {"cancelRequestedAt", "dueAt", "attempts"}
     fields |= view.claimed(claimed, partition=0, offset=0, at=0).fields.keys()
     fields |= view.finished(Finished("id", 0, 1, outcome), partition=0, offset=0).fields.keys()
     section = page("interfaces.md").partition("### The hash of a task")[2].partition("\n## ")[0]
@@ -173,10 +187,23 @@ def test_every_field_of_an_envelope_is_documented() -> None:
         1.5,
         ("tag",),  # type: ignore[arg-type]
         7,
+        delay_seconds=1,
+        run_at=1,
+        ttl_seconds=1,
+        retry=RetryPolicy(1),
+        redeliver=False,
+        concurrency_key="k",
+        image="i",
+        rerun_of="id",
+        payload_sha256="00",
+        request_sha256="00",
+        releases=1,
+        origin=Origin(Lane.LOW, 0, 0),
     )
     section = page("interfaces.md").partition("## Kafka: appending a task")[2].partition("\n##")[0]
-    documented = re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)
-    assert set(documented) == set(json.loads(encode(whole)))
+    cells = re.findall(r"^\| (`[^|]+) \|", section, re.MULTILINE)
+    documented = {name for cell in cells for name in re.findall(r"`(\w+)`", cell)}
+    assert documented == set(json.loads(encode(whole)))
 
 
 def test_every_make_target_that_is_named_is_there() -> None:
@@ -184,3 +211,7 @@ def test_every_make_target_that_is_named_is_there() -> None:
     named = {name for path in PAGES for name in re.findall(r"(?:^|`)make ([a-z-]+)", path.read_text(), re.M)}
     assert named <= targets | {"help"}
     assert {"run", "demo", "test"} <= named
+
+
+def test_every_kind_of_damage_is_documented() -> None:
+    assert {kind for kind in Kind if f"`{kind}`" not in page("reliability.md")} == set()

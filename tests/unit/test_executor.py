@@ -6,73 +6,55 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from owner_world import Told, owner, world
 
+from dispatcher.buffers import Command
+from dispatcher.claims import Claims
 from dispatcher.executor import Executor
-from dispatcher.offsets import Checkpoint
-from dispatcher.partition import Command, Partition
+from dispatcher.repeats import Repeats
 from dispatcher.runtimes.base import Sandbox, SandboxSpec
-from mayfly import view
 from mayfly.adapters.kafka import MAX_MESSAGE_BYTES
 from mayfly.errors import BlobNotFound, BlobsUnavailable, SandboxLost
+from mayfly.events import Claimed, Event, Finished, decode_event
 from mayfly.function import Function
 from mayfly.settings import Settings
-from mayfly.task import (
-    BlobRef,
-    Claimed,
-    Envelope,
-    Failure,
-    FailureType,
-    Finished,
-    Lane,
-    Outcome,
-    Position,
-    decode_event,
-)
+from mayfly.task import BlobRef, Envelope, Failure, FailureType, Lane, Outcome, Position
 
 DEADLINE_SECONDS = 30.0
 FUNCTION = Function(name="f", image="i", version="v")
-
-
-class Silent:
-    """A read model that nobody reads."""
-
-    def command(self, partition: int, task: view.QueuedTask) -> None: ...
-
-    def change(self, change: view.Change) -> None: ...
-
-    def progress(self, task_id: str, fence: int, fraction: float, message: str) -> None: ...
 
 
 class World:
     """The parts around an executor: a log that is read back at once, and the rest as a test wants it."""
 
     def __init__(self, tmp_path: Path) -> None:
-        self.partition = Partition(3, queue="q", checkpoint=Checkpoint(), events_end=0, projection=Silent())
-        self.log: list[Claimed | Finished] = []
+        self.told = Told()
+        self.partition = owner(world(self.told))
+        self.events: list[Event] = []
         self.held: set[tuple[int, int]] = set()
         self.functions = {"f": FUNCTION}
         self.outcomes: list[Outcome] = []
         self.launch_with: Callable[[], Awaitable[Sandbox]] = self.no_sandbox
         self.get_with: Callable[[], bytes] = self.no_blob
+        claims = Claims("me", self, self)
         self.executor = Executor(
-            "me",
             Settings(state_dir=tmp_path),
-            events=self,
+            claims=claims,
+            repeats=Repeats(self, self),
             blobs=self,
             catalog=self,
             runtime=self,  # type: ignore[arg-type]
             secrets={},
-            progress=Silent(),
-            held=self,
+            watchers=self,
             on_outcome=lambda _, outcome: self.outcomes.append(outcome),
         )
 
     async def run(self, envelope: Envelope, invalid: str | None = None) -> None:
         command = Command(envelope, 3, Position(Lane.NORMAL, 0), at=0, size=1, invalid=invalid)
         self.partition.take_command(command)
-        found = self.partition.next(Lane.NORMAL)
-        assert found is not None
-        await self.executor.run(self.partition, *found)
+        work = self.partition.next(Lane.NORMAL)
+        assert work is not None
+        await self.executor.run(self.partition, work)
 
     # --- the log
 
@@ -80,8 +62,21 @@ class World:
         assert len(value) < MAX_MESSAGE_BYTES
         event = decode_event(value)
         assert event is not None
-        self.log.append(event)
-        self.partition.take_event(len(self.log) - 1, event, 0)
+        self.events.append(event)
+        self.partition.take_event(len(self.events) - 1, event, 0)
+
+    # --- the read model
+
+    async def known(self, task_id: str) -> tuple[str | None, str | None]:
+        return None, None
+
+    async def written(self, partition: int) -> None: ...
+
+    async def intact(self, partition: int) -> None: ...
+
+    def progress(self, task_id: str, fence: int, fraction: float, message: str) -> None: ...
+
+    def log(self, task_id: str, fence: int, text: str) -> None: ...
 
     # --- the catalog
 
@@ -113,8 +108,8 @@ class World:
         raise BlobNotFound("there is none")
 
 
-@pytest.fixture
-def world(tmp_path: Path) -> World:
+@pytest.fixture(name="world")
+def _world(tmp_path: Path) -> World:
     return World(tmp_path)
 
 
@@ -129,7 +124,7 @@ async def test_an_attempt_that_breaks_lets_its_fence_go(world: World) -> None:
     world.launch_with = broken
     with pytest.raises(RuntimeError):
         await world.run(envelope())
-    assert isinstance(world.log[-1], Claimed)
+    assert isinstance(world.events[-1], Claimed)
     assert not world.held, "whoever asks may take the task over"
 
 
@@ -147,14 +142,14 @@ async def test_a_launch_that_never_ends_holds_up_no_task_that_is_refused(world: 
 async def test_nothing_is_claimed_on_a_partition_that_was_lost(world: World) -> None:
     async def lost() -> Sandbox:
         # By now the claim may or may not have counted; what follows must not be claimed here.
-        while not world.log:
+        while not world.events:
             await asyncio.sleep(0)
         world.partition.drop()
         raise SandboxLost("gone")
 
     world.launch_with = lost
     await world.run(envelope())
-    assert len(world.log) == 1
+    assert len(world.events) == 1
     assert not world.held
 
 
@@ -182,11 +177,11 @@ async def test_a_payload_that_says_it_is_over_the_limit_is_not_fetched(world: Wo
 async def test_a_payload_that_is_no_base64_is_refused_at_the_first_attempt(world: World, text: str) -> None:
     await world.run(envelope(payload_base64=text))
     assert [outcome.failure and outcome.failure.type for outcome in world.outcomes] == [FailureType.INVALID]
-    assert len(world.log) == 2
+    assert len(world.events) == 2
 
 
 async def test_an_outcome_fits_the_log_however_large_what_it_quotes(world: World) -> None:
     world.functions.clear()
     await world.run(Envelope(task_type="\x7f" * 900_000, task_id="a"))
     assert [outcome.failure and outcome.failure.type for outcome in world.outcomes] == [FailureType.INVALID]
-    assert isinstance(world.log[-1], Finished)
+    assert isinstance(world.events[-1], Finished)

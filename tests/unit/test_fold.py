@@ -8,39 +8,34 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dispatcher.offsets import Checkpoint, Offsets
+from mayfly.events import Claimed, Event, Finished, decode_event
+from mayfly.fold import Claim, Done, Fold, Held, next_step
 from mayfly.task import (
     MAX_TIMEOUT_SECONDS,
     NO_FENCE,
     NOTHING,
     BlobRef,
-    Claim,
-    Claimed,
-    Done,
     Envelope,
-    Event,
     Failure,
     FailureType,
-    Finished,
-    Fold,
-    Held,
     Lane,
     Log,
     Outcome,
     Position,
     Result,
     decode_envelope,
-    decode_event,
     encode,
-    next_step,
 )
 
 TASKS = ["a", "b"]
 COMMAND = {task: Position(Lane.NORMAL, offset) for offset, task in enumerate(TASKS)}
 
 
-def claimed(task: str, *, follows: int = NO_FENCE, attempt: int = 1, by: str = "d1") -> Claimed:
+def claimed(
+    task: str, *, follows: int = NO_FENCE, attempt: int = 1, by: str = "d1", losses: int = 0
+) -> Claimed:
     lane, offset = COMMAND[task]
-    return Claimed(task, lane, offset, attempt, by, nonce="n", follows=follows)
+    return Claimed(task, lane, offset, attempt, by, nonce="n", follows=follows, losses=losses)
 
 
 def finished(task: str, fence: int, attempt: int = 1) -> Finished:
@@ -63,10 +58,14 @@ def test_the_first_claim_counts_and_a_second_that_follows_nothing_is_void() -> N
 def test_a_claim_that_names_the_current_fence_takes_over_and_counts_a_loss() -> None:
     fold = Fold(nothing_done)
     fold.apply(10, claimed("a"))
-    assert fold.apply(12, claimed("a", follows=10, attempt=2, by="d2"))
+    assert fold.apply(12, claimed("a", follows=10, attempt=2, by="d2", losses=1))
     state = fold.get("a")
     assert state is not None
     assert (state.fence, state.holder, state.attempt, state.losses, state.first) == (12, "d2", 2, 1, 10)
+    (lost,) = state.history
+    assert (lost.attempt, lost.fence, lost.dispatcher) == (1, 10, "d1")
+    assert lost.failure is not None
+    assert lost.failure.type is FailureType.LOST
 
 
 def test_an_outcome_under_a_stale_fence_is_void() -> None:
@@ -122,7 +121,8 @@ def test_a_command_is_claimed_once_held_while_it_runs_and_done_at_the_end() -> N
     fold = Fold(nothing_done)
     assert next_step(fold.get("a")) == Claim(follows=NO_FENCE, attempt=1, losses=0)
     fold.apply(10, claimed("a"))
-    assert next_step(fold.get("a")) == Held("d1", 10, takeover=Claim(follows=10, attempt=2, losses=1))
+    takeover = Claim(follows=10, attempt=2, losses=1, state=fold.get("a"))
+    assert next_step(fold.get("a")) == Held("d1", 10, takeover)
     fold.apply(11, finished("a", 10))
     assert next_step(fold.get("a")) == Done()
 
@@ -238,7 +238,7 @@ class Owner:
 
     def take_checkpoint(self) -> Checkpoint:
         first = self.fold.first
-        taken = self.offsets.checkpoint(self.end if first is None else first)
+        taken = self.offsets.checkpoint(self.end if first is None else first, 0, self.fold.resumed)
         return Checkpoint.decode(taken.encode())
 
 

@@ -8,6 +8,7 @@ import pytest
 from mayfly.errors import FunctionError
 from mayfly.folder import Folder, read_folder
 from mayfly.requirements import allows
+from mayfly.task import FailureType, RetryPolicy
 
 HANDLER = "def handler(event, context):\n    return event\n"
 
@@ -60,6 +61,63 @@ MANIFEST = [
         'function.toml:1: queue is "A b": it must be lower-case letters, digits and hyphens, '
         "with a letter first",
     ),
+    ("retries = -1", "function.toml:1: retries is -1: it must be a whole number from 0 to 99, or a table"),
+    ("retries = 100", "function.toml:1: retries is 100: it must be a whole number from 0 to 99, or a table"),
+    (
+        "retries = true",
+        "function.toml:1: retries is true: it must be a whole number from 0 to 99, or a table",
+    ),
+    ("retries = [3]", "function.toml:1: retries is [3]: it must be a whole number from 0 to 99, or a table"),
+    (
+        "timeout = 5\n\n[retries]\nmax_attempts = 0",
+        "function.toml:4: retries.max_attempts is 0: it must be a whole number of attempts in all, "
+        "from 1 to 100",
+    ),
+    (
+        "memory = 64\nretries = { max_attempts = 101 }",
+        "function.toml:2: retries.max_attempts is 101: it must be a whole number of attempts in all, "
+        "from 1 to 100",
+    ),
+    (
+        "retries.max_attempts = 3\nretries.initial_delay = -1",
+        "function.toml:2: retries.initial_delay is -1: it must be a number of seconds, from 0 to 86400",
+    ),
+    (
+        "[retries]\nmax_delay = nan",
+        "function.toml:2: retries.max_delay is null: it must be a number of seconds, from 0 to 604800",
+    ),
+    (
+        '[env]\nmax_delay = "x"\n[retries]\nmax_delay = "5m"',
+        'function.toml:4: retries.max_delay is "5m": it must be a number of seconds, from 0 to 604800',
+    ),
+    (
+        '[retries]\nretry_on = ["Timeout"]',
+        'function.toml:2: retries.retry_on is ["Timeout"]: it must be a list of failures, of Function.Error, '
+        "Function.Timeout, Function.OutOfMemory, Function.ExitCode, Function.BadResult",
+    ),
+    (
+        '[retries]\nnever_on = ["Sandbox.Lost"]',
+        'function.toml:2: retries.never_on is ["Sandbox.Lost"]: it must be a list of failures, of '
+        "Function.Error, Function.Timeout, Function.OutOfMemory, Function.ExitCode, Function.BadResult",
+    ),
+    (
+        "[retries]\n\nmax_atempts = 3",
+        "function.toml:3: unknown key retries.max_atempts: did you mean retries.max_attempts?",
+    ),
+    (
+        "[retries]\ncolour = 3",
+        "function.toml:2: unknown key retries.colour: known are: max_attempts, initial_delay, max_delay, "
+        "retry_on, never_on",
+    ),
+    ("redeliver = 0", "function.toml:1: redeliver is 0: it must be true or false"),
+    (
+        "concurrency = 0",
+        "function.toml:1: concurrency is 0: it must be a whole number of tasks at once, at least 1",
+    ),
+    (
+        "concurrency = 1.5",
+        "function.toml:1: concurrency is 1.5: it must be a whole number of tasks at once, at least 1",
+    ),
     ('contract = "go"', 'function.toml:1: contract is "go": it must be "python" or "unix"'),
     ('contract = "unix"', 'function.toml:1: contract = "unix" needs a Dockerfile'),
     (
@@ -86,7 +144,8 @@ MANIFEST = [
     (
         "colour = 5",
         "function.toml:1: unknown key colour: known are: description, timeout, memory, cpu, pids, "
-        "open_files, tmp, isolation, network, queue, contract, env, secrets, schema",
+        "open_files, tmp, isolation, network, queue, retries, redeliver, concurrency, contract, env, "
+        "secrets, schema",
     ),
     ("timeout = 1\ntimeout = 2", "function.toml:2: not TOML: Cannot overwrite a value"),
     ("timeout =", "function.toml:1: not TOML: Invalid value"),
@@ -244,6 +303,36 @@ def test_a_schema_may_be_in_the_manifest_or_in_a_file(tmp_path: Path) -> None:
     expected = {"type": "object", "required": ["width"]}
     assert read(tmp_path, dict(inline), "a").schema == expected
     assert read(tmp_path, dict(beside), "b").schema == expected
+
+
+@pytest.mark.parametrize(
+    ("manifest", "policy"),
+    [
+        ("", RetryPolicy()),
+        ("retries = 0", RetryPolicy(max_attempts=1)),
+        ("retries = 2", RetryPolicy(max_attempts=3)),
+        ("retries = 99", RetryPolicy(max_attempts=100)),
+        ("[retries]\nmax_attempts = 5", RetryPolicy(max_attempts=5)),
+        (
+            "[retries]\nmax_attempts = 5\ninitial_delay = 0\nmax_delay = 60.5\n"
+            'retry_on = ["Function.Timeout", "Function.Error"]\nnever_on = ["Function.OutOfMemory"]',
+            RetryPolicy(
+                5, 0, 60.5, (FailureType.TIMEOUT, FailureType.ERROR), (FailureType.OUT_OF_MEMORY,)
+            ),
+        ),
+    ],
+)  # fmt: skip
+def test_retries_are_a_number_or_a_whole_policy(tmp_path: Path, manifest: str, policy: RetryPolicy) -> None:
+    read_in = read(tmp_path, {"handler.py": HANDLER, "function.toml": manifest}).manifest
+    assert read_in.policy == policy
+
+
+def test_tasks_are_redelivered_and_unlimited_unless_the_manifest_says_otherwise(tmp_path: Path) -> None:
+    unsaid = read(tmp_path, {"handler.py": HANDLER}, "a").manifest
+    assert (unsaid.redeliver, unsaid.concurrency) == (True, None)
+    said = {"handler.py": HANDLER, "function.toml": "redeliver = false\nconcurrency = 3"}
+    manifest = read(tmp_path, dict(said), "b").manifest
+    assert (manifest.redeliver, manifest.concurrency) == (False, 3)
 
 
 def test_packages_may_be_named_in_the_handler(tmp_path: Path) -> None:

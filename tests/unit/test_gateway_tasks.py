@@ -4,12 +4,12 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any
 
-import httpx
 import pytest
-from gateway_world import World
+from gateway_world import World, check_problem
 
 from gateway.models import Accepted, Task, TaskList
 from gateway.waiting import Waiters
+from mayfly.placement import murmur2_partition
 from mayfly.settings import KIB
 from mayfly.task import Lane, is_task_id
 
@@ -23,17 +23,6 @@ async def world() -> AsyncIterator[World]:
     world = World(payload_bytes=MAX)
     async with world.http:
         yield world
-
-
-def check_problem(answer: httpx.Response, status: int, code: str, field: str | None) -> dict[str, Any]:
-    problem: dict[str, Any] = answer.json()
-    assert (answer.status_code, problem["code"], problem.get("field")) == (status, code, field), problem
-    assert answer.headers["content-type"] == "application/problem+json"
-    assert problem["status"] == status
-    assert problem["type"] == f"urn:mayfly:problem:{code}"
-    assert problem["title"]
-    assert problem["detail"]
-    return problem
 
 
 # --- what is accepted
@@ -67,7 +56,9 @@ async def test_a_task_is_shown_as_queued_at_once(world: World) -> None:
     answer = await world.http.get(f"/tasks/{task_id}")
     task = Task.model_validate(answer.json())
     assert (task.status, task.created_at, task.tags) == ("QUEUED", "2026-11-24T12:00:00.123Z", ["t"])
-    assert world.read_model.hashes[task_id]["command"] == "normal:3:0"
+    partition = murmur2_partition(task_id, 8)
+    assert world.commands.partitions == [partition]
+    assert world.read_model.hashes[task_id]["command"] == f"normal:{partition}:0"
 
 
 async def test_a_function_has_its_tasks_in_its_own_queue(world: World) -> None:
@@ -532,7 +523,7 @@ async def test_a_content_type_that_is_none_becomes_octet_stream(world: World, cl
     ("fields", "path", "status", "code"),
     [
         ({"status": "QUEUED"}, "result", 409, "task_not_finished"),
-        ({"status": "IN_PROGRESS"}, "logs", 409, "task_not_finished"),
+        ({"status": "SCHEDULED"}, "logs", 409, "task_not_finished"),
         ({"status": "FAILED"}, "result", 404, "no_result"),
         ({"status": "COMPLETED", "resultKey": "results/lost"}, "result", 410, "blob_gone"),
         ({"status": "COMPLETED", "logKey": "logs/lost"}, "logs", 410, "blob_gone"),

@@ -18,7 +18,7 @@ from dispatcher.frames import frame
 from dispatcher.invocation import Reply, Request, invoke
 from dispatcher.runtimes.base import Exit
 from mayfly.errors import SandboxLost
-from mayfly.task import Failure, FailureType
+from mayfly.task import MAX_DELAY_SECONDS, Advice, Failure, FailureType
 
 REQUEST = Request(
     task_id="0193f5a0-0000-7000-8000-000000000001",
@@ -252,6 +252,42 @@ async def test_progress_is_kept_within_0_and_1():
     assert told == [(1.0, ""), (0.0, "x")]
 
 
+async def test_progress_is_passed_on_at_a_pace_and_the_latest_of_it_always():
+    told: list[tuple[float, str]] = []
+    sandbox = await ProcessSandbox.of(
+        SPEAK
+        + """
+send("A")
+for step in range(20001):
+    send("G", json.dumps({"fraction": step / 20000}).encode())
+send("R"); send("B", b"1")
+"""
+    )
+    began = time.monotonic()
+    await invoke(sandbox, "python", REQUEST, on_progress=lambda *progress: told.append(progress))
+    await sandbox.remove()
+    assert told[-1] == (1.0, "")
+    assert len(told) <= 2 + (time.monotonic() - began) / output.PROGRESS_SECONDS
+
+
+async def test_held_progress_is_passed_on_while_the_function_works_on():
+    stop = asyncio.Event()
+    told: list[float] = []
+
+    def progressed(fraction: float, message: str) -> None:
+        told.append(fraction)
+        if fraction == 0.2:
+            stop.set()
+
+    sandbox = await ProcessSandbox.of(
+        SPEAK
+        + 'send("A"); send("G", b\'{"fraction": 0.1}\'); send("G", b\'{"fraction": 0.2}\'); time.sleep(600)'
+    )
+    await invoke(sandbox, "python", REQUEST, on_progress=progressed, stop=stop)
+    await sandbox.remove()
+    assert told == [0.1, 0.2]
+
+
 async def test_a_process_that_lingers_after_its_result_is_ended_and_its_last_lines_are_kept(monkeypatch):
     monkeypatch.setattr(output, "LINGER_SECONDS", 0.2)
     sandbox = await ProcessSandbox.of(
@@ -319,7 +355,206 @@ async def test_a_cancelled_invocation_leaves_no_task_behind():
     await sandbox.remove()
 
 
+# --- what a function says of another attempt
+
+
+@pytest.mark.parametrize(
+    ("told", "advice", "retry_after"),
+    [
+        ({"advice": "retry"}, Advice.RETRY, None),
+        ({"advice": "retry", "retryAfter": 0}, Advice.RETRY, 0),
+        ({"advice": "retry", "retryAfter": 1.5}, Advice.RETRY, 1.5),
+        ({"advice": "retry", "retryAfter": MAX_DELAY_SECONDS}, Advice.RETRY, MAX_DELAY_SECONDS),
+        ({"advice": "permanent"}, Advice.PERMANENT, None),
+        ({"advice": "permanent", "retryAfter": 5}, Advice.PERMANENT, None),
+        ({"retryAfter": 5}, None, None),
+        ({"advice": "retry", "retryAfter": -1}, Advice.RETRY, None),
+        ({"advice": "retry", "retryAfter": MAX_DELAY_SECONDS + 1}, Advice.RETRY, None),
+        ({"advice": "retry", "retryAfter": 10**400}, Advice.RETRY, None),
+        ({"advice": "retry", "retryAfter": "30"}, Advice.RETRY, None),
+        ({"advice": "retry", "retryAfter": True}, Advice.RETRY, None),
+        ({"advice": "retry", "retryAfter": [30]}, Advice.RETRY, None),
+        ({"advice": "Retry"}, None, None),
+        ({"advice": ["retry"]}, None, None),
+        ({"advice": {}}, None, None),
+        ({"advice": None}, None, None),
+    ],
+)
+async def test_advice_is_taken_where_it_makes_sense(told, advice, retry_after):
+    body = msgspec.json.encode({"message": "busy", "error": "Retry", **told})
+    reply = await run(f'send("A"); send("E", {body!r})')
+    assert reply.failure == Failure(
+        FailureType.ERROR, "busy", error="Retry", advice=advice, retry_after=retry_after
+    )
+
+
+@pytest.mark.parametrize(
+    ("code", "advice"), [(75, Advice.RETRY), (65, Advice.PERMANENT), (1, None), (74, None)]
+)
+async def test_an_exit_code_may_be_advice_in_the_unix_contract(code, advice):
+    reply = await run(f"import sys; sys.exit({code})", "unix")
+    message = f"the process exited with code {code}"
+    assert reply.failure == Failure(FailureType.EXIT_CODE, message, exit_code=code, advice=advice)
+
+
+async def test_an_exit_code_is_no_advice_in_the_python_contract():
+    assert (await run('send("A"); sys.exit(75)')).failure.advice is None
+
+
+# --- the stop
+
+
+CANCELLED = Failure(FailureType.CANCELLED, "the task was cancelled while it ran")
+TIDY = """
+import os, signal, sys, time
+def tidy(*_):
+    os.write(2, b", tidied up")
+    os._exit(0)
+signal.signal(signal.SIGTERM, tidy)
+"""
+
+
+async def stopped(code: str, contract: str = "python", **changes: Any) -> tuple[Reply, list[str]]:
+    """The reply of a function that is stopped once it has logged something, and the signals it was sent."""
+    stop = asyncio.Event()
+    sandbox = await ProcessSandbox.of(SPEAK + code)
+    try:
+        async with asyncio.timeout(60):
+            request = replace(REQUEST, **changes)
+            reply = await invoke(sandbox, contract, request, stop=stop, on_log=lambda chunk: stop.set())
+    finally:
+        await sandbox.remove()
+    return reply, sandbox.signals
+
+
+@pytest.mark.parametrize(
+    ("contract", "code"),
+    [
+        ("python", 'os.write(2, b"importing"); time.sleep(600)'),
+        ("python", 'send("A"); os.write(2, b"never reading"); time.sleep(600)'),
+        ("python", 'send("A"); receive(); receive(); os.write(2, b"working"); time.sleep(600)'),
+        ("python", 'send("A"); send("R"); os.write(2, b"in the midst of its result"); time.sleep(600)'),
+        ("unix", 'os.write(2, b"never reading"); time.sleep(600)'),
+        ("unix", 'sys.stdin.read(); print("half", flush=True); os.write(2, b"working"); time.sleep(600)'),
+    ],
+)
+async def test_a_stop_ends_the_function_whatever_it_is_doing_and_lets_it_clean_up(contract, code):
+    reply, signals = await stopped(TIDY + code, contract, payload=b"x" * 6_000_000)
+    assert (reply.failure, reply.result) == (CANCELLED, None)
+    assert reply.log.endswith(b", tidied up")
+    assert signals[0] == "SIGTERM"
+
+
+@pytest.mark.parametrize("contract", ["python", "unix"])
+async def test_a_function_that_ignores_the_stop_is_killed_after_the_grace(monkeypatch, contract):
+    monkeypatch.setattr(invocation, "GRACE_SECONDS", 0.2)
+    reply, signals = await stopped(
+        "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        'os.write(2, b"ready")\nwhile True: time.sleep(600)',
+        contract,
+    )
+    assert reply.failure == CANCELLED
+    assert signals == ["SIGTERM", "SIGKILL"]
+
+
+async def test_an_answer_that_is_given_on_the_stop_comes_too_late():
+    answer = """
+def answer(*_):
+    send("R"); send("B", b"1")
+    os._exit(0)
+signal.signal(signal.SIGTERM, answer)
+send("A"); os.write(2, b"ready"); time.sleep(600)
+"""
+    reply, _ = await stopped(TIDY + answer)
+    assert (reply.failure, reply.result) == (CANCELLED, None)
+
+
+@pytest.mark.parametrize(
+    ("answer", "failure", "result"),
+    [
+        ('send("R"); send("B", b"1")', None, b"1"),
+        ('send("E", b\'{"error": "E", "message": "m"}\')', Failure(FailureType.ERROR, "m", error="E"), None),
+    ],
+)
+async def test_an_answer_that_came_before_the_stop_stands(monkeypatch, answer, failure, result):
+    monkeypatch.setattr(output, "LINGER_SECONDS", 0.2)
+    stop = asyncio.Event()
+
+    class Watched(ProcessSandbox):
+        """Stopped once the answer was read and the process is waited for."""
+
+        async def wait(self) -> Exit:
+            stop.set()
+            return await super().wait()
+
+        async def kill(self, name: str = "SIGKILL") -> None:
+            stop.set()
+            await super().kill(name)
+
+    sandbox = await Watched.of(SPEAK + f'send("A"); {answer}; time.sleep(600)')
+    reply = await invoke(sandbox, "python", REQUEST, stop=stop)
+    await sandbox.remove()
+    assert stop.is_set()
+    assert (reply.failure, reply.result) == (failure, result)
+
+
+async def test_a_stop_that_came_before_the_sandbox_ends_it_at_once():
+    stop = asyncio.Event()
+    stop.set()
+    sandbox = await ProcessSandbox.of("import time; time.sleep(600)")
+    reply = await invoke(sandbox, "python", REQUEST, stop=stop)
+    await sandbox.remove()
+    assert reply.failure == CANCELLED
+
+
+async def test_an_engine_that_breaks_under_a_stop_is_an_exception():
+    class Lost(ProcessSandbox):
+        async def kill(self, name: str = "SIGKILL") -> None:
+            raise SandboxLost("the engine is gone")
+
+    stop = asyncio.Event()
+    stop.set()
+    sandbox = await Lost.of("import time; time.sleep(600)")
+    with pytest.raises(SandboxLost, match="the engine is gone"):
+        await invoke(sandbox, "unix", REQUEST, stop=stop)
+    await sandbox.remove()
+
+
+async def test_an_invocation_with_a_stop_that_never_comes_leaves_no_task_behind():
+    before = asyncio.all_tasks()
+    reply = await run('send("A"); send("R"); send("B", b"1")')
+    assert reply.result == b"1"
+    assert asyncio.all_tasks() == before
+
+
 # --- the log
+
+
+async def test_the_log_is_told_as_it_comes_and_as_far_as_it_is_kept():
+    chunks: list[bytes] = []
+    seen = asyncio.Event()
+
+    def logged(chunk: bytes) -> None:
+        chunks.append(chunk)
+        seen.set()
+
+    sandbox = await ProcessSandbox.of(
+        SPEAK + 'os.write(2, b"first"); send("A"); receive(); receive();'
+        'os.write(2, b"x" * 2000); send("R"); send("B", b"1")'
+    )
+
+    class Gated(ProcessSandbox):
+        """Gets its task only once the first line of its log was told."""
+
+        async def write(self, data: bytes) -> None:
+            await seen.wait()
+            await super().write(data)
+
+    reply = await invoke(Gated(sandbox.process), "python", REQUEST, on_log=logged)
+    await sandbox.remove()
+    assert chunks[0] == b"first"
+    assert b"".join(chunks) == reply.log == b"first" + b"x" * 995
+    assert reply.log_dropped == 1005
 
 
 async def test_the_log_is_its_first_bytes_and_a_count_of_the_rest():

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dispatcher.offsets import MAX_METADATA, MAX_PENDING, Checkpoint, LaneOffsets, Offsets
+from mayfly.fold import Resumed
 from mayfly.task import Lane, Position
 
 offset_sets = st.sets(st.integers(0, 10**12), max_size=50)
@@ -18,7 +19,9 @@ def checkpoints(draw: st.DrawFn) -> Checkpoint:
     for lane in Lane:
         pending = tuple(sorted(draw(offset_sets)))
         lanes[lane] = (draw(st.integers(pending[-1] + 1 if pending else 0, 10**13)), pending)
-    return Checkpoint(draw(st.integers(0, 10**13)), lanes)
+    start = draw(st.integers(0, 10**13))
+    resumed = tuple(Resumed(start + gap, draw(st.booleans())) for gap in sorted(draw(offset_sets)))
+    return Checkpoint(start, lanes, draw(st.integers(0, 10**13)), resumed)
 
 
 @given(checkpoints())
@@ -30,7 +33,12 @@ def test_no_metadata_is_the_start_of_the_log() -> None:
     assert Checkpoint.decode(None) == Checkpoint.decode("") == Checkpoint()
 
 
-@pytest.mark.parametrize("text", ["2:x", "garbage", "1:", "1:0", "1:~~~~~~"])
+def test_a_checkpoint_of_the_first_version_names_no_record() -> None:
+    lanes = {Lane.HIGH: (1, ()), Lane.NORMAL: (9, (3, 5)), Lane.LOW: (0, ())}
+    assert Checkpoint.decode("1:2LS*H0s{g700") == Checkpoint(7, lanes)
+
+
+@pytest.mark.parametrize("text", ["3:x", "2:x", "garbage", "1:", "1:0", "1:~~~~~~"])
 def test_what_no_dispatcher_wrote_is_refused(text: str) -> None:
     with pytest.raises(ValueError):
         Checkpoint.decode(text)
@@ -90,7 +98,7 @@ def test_done_is_exactly_what_was_marked(offsets: list[int], data: st.DataObject
         lanes.done(Position(Lane.HIGH, offset))
         marked.add(offset)
         if data.draw(st.booleans()):
-            lanes = Offsets(Checkpoint.decode(lanes.checkpoint(0).encode()))
+            lanes = Offsets(Checkpoint.decode(lanes.checkpoint(0, 0, ()).encode()))
             for again in offsets:
                 assert lanes.read(Position(Lane.HIGH, again)) == (again not in marked)
     for offset in offsets:
@@ -107,10 +115,10 @@ def test_of_two_checkpoints_at_most_one_is_older(one: Checkpoint, other: Checkpo
 def test_of_two_checkpoints_the_one_that_was_taken_first_is_older(count: int, data: st.DataObject) -> None:
     """Also where they differ by nothing but a command that was passed over, and is done now."""
     lanes = Offsets(Checkpoint())
-    taken = [lanes.checkpoint(0)]
+    taken = [lanes.checkpoint(0, 0, ())]
     for offset in range(count):
         lanes.read(Position(Lane.NORMAL, offset))
     for offset in data.draw(st.permutations(range(count))):
         lanes.done(Position(Lane.NORMAL, offset))
-        taken.append(lanes.checkpoint(0))
+        taken.append(lanes.checkpoint(0, 0, ()))
     assert all(before.is_older(after) for before, after in pairwise(taken))

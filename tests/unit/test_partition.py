@@ -3,58 +3,20 @@
 import asyncio
 
 import pytest
+from owner_world import Asked, Told, claimed, command, finished, owner, world
 
+from dispatcher.buffers import MAX_BUFFERED, MIN_BUFFERED
+from dispatcher.expectations import PartitionLost
 from dispatcher.offsets import MAX_PENDING, Checkpoint
-from dispatcher.partition import MAX_BUFFERED, MIN_BUFFERED, Command, Partition, PartitionLost
-from mayfly import view
-from mayfly.task import (
-    NO_FENCE,
-    Claim,
-    Claimed,
-    Envelope,
-    Finished,
-    Held,
-    Lane,
-    Outcome,
-    Position,
-    Status,
-)
-
-
-class Told:
-    """What the read model would be told."""
-
-    def __init__(self) -> None:
-        self.commands: list[str] = []
-        self.changes: list[tuple[str, Status]] = []
-
-    def command(self, partition: int, task: view.QueuedTask) -> None:
-        self.commands.append(task.task_id)
-
-    def change(self, change: view.Change) -> None:
-        self.changes.append((change.task_id, change.status))
+from dispatcher.partition import Partition
+from mayfly.events import Deferred, DeferredRecord, Reason
+from mayfly.fold import Claim, Held
+from mayfly.task import Envelope, Lane, Origin, Status, encode
 
 
 def partition(checkpoint: Checkpoint | None = None, *, events_end: int = 0) -> tuple[Partition, Told]:
     told = Told()
-    return (
-        Partition(
-            3, queue="q", checkpoint=checkpoint or Checkpoint(), events_end=events_end, projection=told
-        ),
-        told,
-    )
-
-
-def command(task: str, offset: int, lane: Lane = Lane.NORMAL) -> Command:
-    return Command(Envelope(task_type="f", task_id=task), 3, Position(lane, offset), at=0, size=10)
-
-
-def claimed(task: str, offset: int, *, follows: int = NO_FENCE, nonce: str = "n", by: str = "me") -> Claimed:
-    return Claimed(task, Lane.NORMAL, offset, 1, by, nonce, follows)
-
-
-def finished(task: str, fence: int) -> Finished:
-    return Finished(task, fence, 1, Outcome(0, 1))
+    return owner(world(told), checkpoint, events_end=events_end), told
 
 
 def test_nothing_is_taken_up_before_the_events_were_read_to_their_end() -> None:
@@ -82,7 +44,8 @@ def test_a_command_whose_task_somebody_holds_is_parked_until_it_has_its_outcome(
     mine.take_command(command("a", 0))
     assert mine.next(Lane.NORMAL) is None
     (parked, held) = next(mine.held())
-    assert (parked.task_id, held) == ("a", Held("another", 0, takeover=Claim(0, 2, 1)))
+    takeover = Claim(follows=0, attempt=2, losses=1, state=mine.state("a"))
+    assert (parked.task_id, held) == ("a", Held("another", 0, takeover))
     mine.take_event(1, finished("a", 0), 0)
     assert not mine.parked
     assert mine.checkpoint().lanes[Lane.NORMAL] == (1, ())
@@ -103,7 +66,7 @@ async def test_an_outcome_is_answered_by_whether_it_counts() -> None:
     mine, _ = partition()
     mine.take_event(0, claimed("a", 0), 0)
     mine.take_event(1, claimed("a", 0, follows=0, by="another"), 0)
-    stale, current = mine.expect_finish("a", 0), mine.expect_finish("a", 1)
+    stale, current = mine.expect_end("a", 0), mine.expect_end("a", 1)
     mine.take_event(2, finished("a", 0), 0)
     mine.take_event(3, finished("a", 1), 0)
     assert (await stale, await current) == (False, True)
@@ -116,7 +79,7 @@ async def test_whoever_waits_for_an_event_is_told_when_the_partition_goes() -> N
     with pytest.raises(PartitionLost):
         await waiting
     with pytest.raises(PartitionLost):
-        await mine.expect_finish("a", 0)
+        await mine.expect_end("a", 0)
 
 
 async def test_a_command_whose_attempt_came_to_nothing_is_looked_at_again() -> None:
@@ -127,7 +90,7 @@ async def test_a_command_whose_attempt_came_to_nothing_is_looked_at_again() -> N
     mine.put_back(command("a", 0))
     found = mine.next(Lane.NORMAL)
     assert found is not None
-    assert found[0].task_id == "a"
+    assert found.task_id == "a"
 
 
 def test_what_was_read_before_is_passed_over() -> None:
@@ -199,3 +162,19 @@ async def test_a_cancelled_waiter_is_no_trouble() -> None:
     await asyncio.sleep(0)
     mine.take_event(0, claimed("a", 0, nonce="one"), 0)
     mine.drop()
+
+
+def test_a_record_backs_its_task_only_with_the_command_that_it_came_of_done() -> None:
+    """Another owner wrote it, and died before its checkpoint: what it kept is not kept twice."""
+    asked = Asked()
+    mine = owner(world(errands=asked), events_end=2)
+    mine.take_event(0, claimed("a", 0), 0)
+    mine.take_event(1, Deferred("a", 0, 1, Reason.RETRY, due=2_000_000), 0)
+    envelope = Envelope(task_type="f", task_id="a", origin=Origin(Lane.NORMAL, 0, 0))
+    mine.take_record(0, "key", encode(DeferredRecord(envelope, 1, 1, Reason.RETRY, due=2_000_000)))
+    assert (mine.checkpoint().deferred, mine.checkpoint().start) == (0, 0)
+    mine.take_command(command("a", 0))
+    assert mine.next(Lane.NORMAL) is None
+    assert (mine.checkpoint().deferred, mine.checkpoint().start) == (1, 2)
+    assert mine.checkpoint().lanes[Lane.NORMAL] == (1, ())
+    assert (asked.kept, asked.tombstones) == ([], [])

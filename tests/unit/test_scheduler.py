@@ -7,11 +7,11 @@ from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
+from owner_world import command, owner
 
-from dispatcher.offsets import Checkpoint
-from dispatcher.partition import Command, Partition
 from dispatcher.scheduler import LaneShares, Scheduler
-from mayfly.task import NO_FENCE, Claimed, Envelope, Finished, Lane, Outcome, Position
+from mayfly.events import Claimed, Finished
+from mayfly.task import NO_FENCE, Lane, Outcome
 
 
 def test_lanes_that_are_all_busy_get_their_weights() -> None:
@@ -49,18 +49,15 @@ def test_a_lane_with_work_waits_no_longer_than_its_weight_allows(turns: list[lis
 
 async def test_a_lane_is_read_on_through_what_is_done_although_no_slot_is_free() -> None:
     """Or the read model, once flushed, would be rebuilt no further than a lane's buffer."""
-    silent: Any = SimpleNamespace(command=lambda *_: None, change=lambda *_: None)
-    partition = Partition(3, queue="q", checkpoint=Checkpoint(), events_end=3, projection=silent)
+    partition = owner(events_end=3)
     partition.take_event(0, Claimed("done", Lane.LOW, 0, 1, "other", "n", NO_FENCE), 0)
     partition.take_event(1, Claimed("running", Lane.LOW, 1, 1, "other", "n", NO_FENCE), 0)
     partition.take_event(2, Finished("done", 0, 1, Outcome(0, 1)), 0)
     for offset, task in enumerate(["done", "running", "queued", "behind"]):
-        partition.take_command(
-            Command(Envelope(task_type="f", task_id=task), 3, Position(Lane.LOW, offset), at=0, size=1)
-        )
-    held_back: Any = SimpleNamespace(storing_fails=True, overloaded=True)
-    scheduler = Scheduler(1, executor=held_back, liveness=held_back, projector=held_back, interval=1)
-    scheduler.partitions[3] = partition
+        partition.take_command(command(task, offset, Lane.LOW))
+    held_back: Any = SimpleNamespace(storing_fails=True)
+    scheduler = Scheduler(1, executor=held_back, chores=held_back, liveness=held_back, interval=1)
+    scheduler.partitions[partition.number] = partition
     running = asyncio.create_task(scheduler.run())
     await asyncio.sleep(0)
     await scheduler.stop(grace=0)

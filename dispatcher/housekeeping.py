@@ -1,0 +1,105 @@
+"""Takes away what nobody has to keep any more: statuses, results, logs and payloads of old tasks.
+
+Every dispatcher sweeps, and none minds another: what is gone already is no error. The log is not touched: its
+topics keep what they are told to.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final, Protocol
+
+import structlog
+
+from mayfly.errors import BlobsUnavailable, LogUnavailable, ReadModelUnavailable
+
+log = structlog.get_logger(__name__)
+
+INTERVAL_SECONDS: Final = 60.0
+BATCH: Final = 200
+DAY_MS: Final = 86_400_000
+
+
+class Old(Protocol):
+    """A task that ended long ago."""
+
+    @property
+    def task_id(self) -> str: ...
+    @property
+    def keys(self) -> Sequence[str]:
+        """Of its objects in S3."""
+
+    @property
+    def dead_letter(self) -> bool:
+        """Whether it is one that was neither purged nor driven again."""
+
+
+class ReadModel(Protocol):
+    """Raises `ReadModelUnavailable`."""
+
+    async def ended_before(self, at: int, dead_before: int, most: int) -> Sequence[Any]:
+        """Tasks that ended before `at`, dead letters before `dead_before`; milliseconds since 1970."""
+
+    async def remove(self, task_ids: Iterable[str]) -> None: ...
+
+
+class Blobs(Protocol):
+    async def delete(self, keys: Sequence[str]) -> None:
+        """None there is no error. Raises `BlobsUnavailable`."""
+
+
+class DeadLetters(Protocol):
+    async def append_dead_letter(self, task_id: str, value: bytes | None) -> None:
+        """Raises `LogUnavailable`."""
+
+
+class Housekeeping:
+    """`days` and `dead_letter_days` are how long a task is kept after its end; 0 keeps for ever."""
+
+    def __init__(
+        self,
+        read_model: ReadModel,
+        blobs: Blobs,
+        dead_letters: DeadLetters,
+        *,
+        days: float,
+        dead_letter_days: float,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._read_model = read_model
+        self._blobs = blobs
+        self._dead_letters = dead_letters
+        self._days = days
+        self._dead_letter_days = dead_letter_days
+        self._now = now
+
+    async def run(self) -> None:
+        while True:
+            try:
+                swept = await self.sweep()
+            except (ReadModelUnavailable, BlobsUnavailable, LogUnavailable) as error:
+                log.warning("the sweep waits", reason=str(error))
+            else:
+                if swept:
+                    log.info("swept", tasks=swept)
+            await asyncio.sleep(INTERVAL_SECONDS)
+
+    async def sweep(self) -> int:
+        """Remove all that is too old; how many tasks that were."""
+        swept = 0
+        while old := await self._old():
+            # The bytes first: a status is what leads to them.
+            await self._blobs.delete([key for task in old for key in task.keys])
+            for task in old:
+                if task.dead_letter:
+                    log.warning("a dead letter was kept for long enough", task_id=task.task_id)
+                    await self._dead_letters.append_dead_letter(task.task_id, None)
+            await self._read_model.remove(task.task_id for task in old)
+            swept += len(old)
+        return swept
+
+    async def _old(self) -> Sequence[Old]:
+        now = int(self._now() * 1000)
+        at = now - int(self._days * DAY_MS) if self._days else 0
+        dead = now - int(self._dead_letter_days * DAY_MS) if self._dead_letter_days else 0
+        return await self._read_model.ended_before(at, dead, BATCH)

@@ -1,0 +1,360 @@
+"""The read model as the gateway asks it: tasks by id and in lists, dead letters, logs, changes.
+
+`ReadModel` (`mayfly/adapters/redis.py`) is made of this and of what writes.
+"""
+
+import base64
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Final, NamedTuple
+
+from redis.exceptions import RedisError
+
+from mayfly.errors import ReadModelUnavailable
+
+CHANGES: Final = "mayfly:changes"
+CANCELS: Final = "mayfly:cancels"
+DISPATCHERS: Final = "mayfly:dispatchers"
+_TASKS: Final = "mayfly:tasks"
+DEAD_LETTERS: Final = "mayfly:dead-letters"
+ENDED: Final = "mayfly:tasks:ended"
+Fields = dict[str, str]
+Rows = list[Fields]
+Ids = list[str]
+Heartbeats = list[dict[str, Any]]
+Scored = list[tuple[str, float]]
+Place = tuple[float, str]
+"""In a sorted set: score and member."""
+
+_PAGE: Final = 200
+_SCAN: Final = 10_000
+"""Ids that one page of a list looks at: a rare combination of filters gets a short page and a cursor."""
+RESERVED_SECONDS: Final = 86_400
+"""How long a key is reserved for a task that never reached the log. One that did is written from there,
+without an end."""
+
+
+Gate = Callable[[], Awaitable[None]]
+
+
+class LogChunk(NamedTuple):
+    """A piece of what an attempt has logged; `id` is the stream's, `fence` the attempt's."""
+
+    id: str
+    fence: int
+    text: str
+
+
+Chunks = list[LogChunk]
+
+
+class Reads:
+    """Every method raises `ReadModelUnavailable` when Redis does not do its part."""
+
+    _redis: Any
+    """Its types say that every answer may be bytes; `decode_responses` says that none is."""
+    _gate: Gate
+    """Asked before tasks are looked up, and again before it is said that there is nothing, or no more: it
+    raises `ReadModelUnavailable` while some are missing."""
+
+    async def marked(self, queues: Iterable[str]) -> dict[str, int]:
+        """How many partitions of each queue are marked as told everything."""
+        names = list(queues)
+        async with answering():
+            pipeline = self._redis.pipeline(transaction=False)
+            for queue in names:
+                pipeline.hlen(marks_key(queue))
+            return dict(zip(names, await pipeline.execute(), strict=True))
+
+    async def get(self, task_id: str) -> Fields | None:
+        await self._gate()
+        async with answering():
+            fields: Fields = await self._redis.hgetall(task_key(task_id))
+        # A hash without its command's facts is half of a task: it is there as soon as they are.
+        if "taskType" in fields:
+            return fields
+        # Nothing is an answer only if it was not flushed since the first look.
+        await self._gate()
+        return None
+
+    async def changes(self) -> AsyncIterator[tuple[str, str]]:
+        """(task id, status) as they are projected. What happens while it is not subscribed is not told."""
+        async with answering(), self._redis.pubsub() as subscription:
+            await subscription.subscribe(CHANGES)
+            while True:
+                message = await subscription.get_message(timeout=10)
+                if message is None:
+                    await subscription.ping()
+                elif message["type"] == "subscribe":
+                    yield "", ""
+                elif message["type"] == "message":
+                    change = json.loads(message["data"])
+                    yield change["taskId"], change["status"]
+
+    async def log_chunks(self, task_id: str, after: str = "", count: int = 1000) -> Chunks:
+        """What was logged after that id of the stream, in order, at most so many pieces."""
+        async with answering():
+            found = await self._redis.xrange(log_key(task_id), min=_behind(after), max="+", count=count)
+        return [LogChunk(one, int(fields["fence"]), fields["text"]) for one, fields in found]
+
+    async def tell_cancel(self, task_id: str) -> None:
+        """Tell who holds the task that its end was asked for."""
+        async with answering():
+            await self._redis.publish(CANCELS, task_id)
+
+    async def dispatchers(self) -> Heartbeats:
+        """The heartbeats of the dispatchers that are alive, by id; the ids of the dead are dropped."""
+        async with answering():
+            ids = sorted(await self._redis.smembers(DISPATCHERS))
+            if not ids:
+                return []
+            beats = await self._redis.mget([dispatcher_key(one) for one in ids])
+            if gone := [one for one, beat in zip(ids, beats, strict=True) if beat is None]:
+                await self._redis.srem(DISPATCHERS, *gone)
+        return [json.loads(beat) for beat in beats if beat is not None]
+
+    # --- ids that are reserved
+
+    async def reservation(self, task_id: str) -> tuple[str, int] | None:
+        """What a task's id is reserved for: the request's SHA-256, and the partition."""
+        await self._gate()
+        async with answering():
+            found = await self._redis.get(_reservation_key(task_id))
+        if found is not None:
+            return _reserved(found)
+        await self._gate()
+        return None
+
+    async def reserve(self, task_id: str, request_sha256: str, partition: int) -> tuple[str, int]:
+        """Reserve it, unless it is; returns what it is reserved for now."""
+        await self._gate()
+        wanted = f"{request_sha256}:{partition}"
+        key = _reservation_key(task_id)
+        async with answering():
+            fresh = await self._redis.set(key, wanted, nx=True, ex=RESERVED_SECONDS)
+            found = wanted if fresh else await self._redis.get(key)
+        # A flush since the first look would have made it seem free. The rebuild writes whose it is.
+        await self._gate()
+        # One that ran out in between was nobody's task.
+        return _reserved(found or wanted)
+
+    # --- lists
+
+    async def list(
+        self,
+        *,
+        status: str | None = None,
+        task_type: str | None = None,
+        tag: str | None = None,
+        cursor: str | None = None,
+        limit: int = 50,
+    ) -> tuple[Rows, str | None]:
+        """Tasks, newest first, and the cursor of the next page. Raises `ValueError` for a bad cursor."""
+        await self._gate()
+
+        def wanted(fields: Fields) -> bool:
+            return _matches(fields, status, task_type, tag)
+
+        page = await self._page(_index(status, task_type, tag), wanted, cursor, limit)
+        await self._gate()
+        return page
+
+    async def dead_letters(
+        self,
+        *,
+        task_type: str | None = None,
+        error_type: str | None = None,
+        since: int | None = None,
+        until: int | None = None,
+        cursor: str | None = None,
+        limit: int = 50,
+    ) -> tuple[Rows, str | None]:
+        """Tasks that have a dead letter, the newest first, as `list`; from `since` on and before `until`."""
+        await self._gate()
+
+        def wanted(fields: Fields) -> bool:
+            return _failed_so(fields, task_type, error_type)
+
+        page = await self._page(DEAD_LETTERS, wanted, cursor, limit, *_bounds(since, until))
+        await self._gate()
+        return page
+
+    async def dead_letter_ids(
+        self,
+        *,
+        task_type: str | None = None,
+        error_type: str | None = None,
+        since: int | None = None,
+        until: int | None = None,
+    ) -> Ids:
+        """All of them, the oldest first."""
+        await self._gate()
+        lowest, highest = _bounds(since, until)
+        found: Ids = []
+        async with answering():
+            async for ids, _ in self._pages(DEAD_LETTERS, None, lowest, highest):
+                if task_type is None and error_type is None:
+                    found += [task_id for task_id, _ in ids]
+                    continue
+                pipeline = self._redis.pipeline(transaction=False)
+                for task_id, _ in ids:
+                    pipeline.hmget(task_key(task_id), "taskType", "errorType")
+                for (task_id, _), values in zip(ids, await pipeline.execute(), strict=True):
+                    if _failed_so(
+                        dict(zip(("taskType", "errorType"), values, strict=True)), task_type, error_type
+                    ):
+                        found.append(task_id)
+        await self._gate()
+        return found[::-1]
+
+    async def has_dead_letter(self, task_id: str) -> bool:
+        await self._gate()
+        async with answering():
+            is_there = await self._redis.zscore(DEAD_LETTERS, task_id) is not None
+        await self._gate()
+        return is_there
+
+    async def forget_dead_letter(self, task_id: str) -> None:
+        """It is none any more: from here on it is kept like every task that has ended."""
+        async with answering():
+            ended = await self._redis.zscore(DEAD_LETTERS, task_id)
+            if ended is not None:
+                pipeline = self._redis.pipeline(transaction=True)
+                pipeline.zrem(DEAD_LETTERS, task_id)
+                pipeline.zadd(ENDED, {task_id: ended})
+                await pipeline.execute()
+
+    async def _page(
+        self,
+        index: str,
+        wanted: Callable[[Fields], bool],
+        cursor: str | None,
+        limit: int,
+        lowest: str = "-inf",
+        highest: str = "+inf",
+    ) -> tuple[Rows, str | None]:
+        before = _decode_cursor(cursor) if cursor else None
+        found: Rows = []
+        seen = 0
+        async with answering():
+            async for ids, page_end in self._pages(index, before, lowest, highest):
+                scores = dict(ids)
+                for fields in await self._hashes([task_id for task_id, _ in ids]):
+                    seen += 1
+                    if wanted(fields):
+                        found.append(fields)
+                        if len(found) == limit:
+                            return found, _encode_cursor(scores[fields["taskId"]], fields["taskId"])
+                if seen >= _SCAN:
+                    return found, _encode_cursor(*page_end)
+        return found, None
+
+    async def _pages(
+        self, index: str, before: Place | None, lowest: str = "-inf", highest: str = "+inf"
+    ) -> AsyncIterator[tuple[Scored, Place]]:
+        """Pages of (id, score) after a place in the index, each with the place of its last entry."""
+        while True:
+            top = highest if before is None else str(before[0])
+            skip = 0
+            fresh: Scored = []
+            # Within one millisecond ids go in reverse order: pass over those that were given already.
+            while not fresh:
+                page = await self._redis.zrevrangebyscore(
+                    index, top, lowest, start=skip, num=_PAGE, withscores=True
+                )
+                if not page:
+                    return
+                skip += len(page)
+                fresh = [(i, s) for i, s in page if before is None or (s, i) < before]
+            before = (fresh[-1][1], fresh[-1][0])
+            yield fresh, before
+
+    async def _hashes(self, ids: Sequence[str]) -> Rows:
+        pipeline = self._redis.pipeline(transaction=False)
+        for task_id in ids:
+            pipeline.hgetall(task_key(task_id))
+        return [fields for fields in await pipeline.execute() if "taskType" in fields]
+
+
+def task_key(task_id: str) -> str:
+    return f"mayfly:task:{task_id}"
+
+
+def log_key(task_id: str) -> str:
+    return f"mayfly:log:{task_id}"
+
+
+def dispatcher_key(dispatcher_id: str) -> str:
+    return f"mayfly:dispatcher:{dispatcher_id}"
+
+
+def marks_key(queue: str) -> str:
+    return f"mayfly:positions:{queue}"
+
+
+def _reservation_key(task_id: str) -> str:
+    return f"mayfly:idempotency:{task_id}"
+
+
+def _reserved(value: str) -> tuple[str, int]:
+    request_sha256, _, partition = value.rpartition(":")
+    return request_sha256, int(partition)
+
+
+def _behind(entry: str) -> str:
+    """The first id of a stream that can come after that one; "" is before all."""
+    if not entry:
+        return "-"
+    milliseconds, _, number = entry.partition("-")
+    return f"{milliseconds}-{int(number) + 1}"
+
+
+def _index(status: str | None, task_type: str | None, tag: str | None) -> str:
+    if tag is not None:
+        return f"{_TASKS}:tag:{tag}"
+    if status is not None:
+        return f"{_TASKS}:status:{status}"
+    if task_type is not None:
+        return f"{_TASKS}:type:{task_type}"
+    return _TASKS
+
+
+def _matches(fields: Fields, status: str | None, task_type: str | None, tag: str | None) -> bool:
+    return (
+        (status is None or fields.get("status") == status)
+        and (task_type is None or fields.get("taskType") == task_type)
+        and (tag is None or tag in json.loads(fields.get("tags", "[]")))
+    )
+
+
+def _failed_so(fields: Fields, task_type: str | None, error_type: str | None) -> bool:
+    return task_type in (None, fields["taskType"]) and error_type in (None, fields.get("errorType"))
+
+
+def _bounds(since: int | None, until: int | None) -> tuple[str, str]:
+    """The lowest score and the highest, as Redis takes them: `until` is not among them."""
+    return "-inf" if since is None else str(since), "+inf" if until is None else f"({until}"
+
+
+def _encode_cursor(score: float, task_id: str) -> str:
+    return base64.urlsafe_b64encode(f"{score:.0f}:{task_id}".encode()).decode().rstrip("=")
+
+
+def _decode_cursor(cursor: str) -> Place:
+    try:
+        text = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode()
+        score, task_id = text.split(":")
+        # int, since float takes "nan", which Redis does not; cut, since a float holds no 400 digits.
+        return float(int(score[:20])), task_id
+    except ValueError:
+        raise ValueError("the cursor is not one that a list gave") from None
+
+
+@asynccontextmanager
+async def answering() -> AsyncIterator[None]:
+    """What Redis raises, as `ReadModelUnavailable`."""
+    try:
+        yield
+    except (RedisError, OSError) as error:
+        raise ReadModelUnavailable(f"Redis does not answer: {error}") from error

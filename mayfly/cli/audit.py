@@ -1,0 +1,107 @@
+"""The command `audit`: whether the log, Redis and S3 agree. It runs in a process of its own."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mayfly.cli.folders import nearest_home
+from mayfly.cli.options import Json
+from mayfly.cli.output import FAILED, fail, say, show, show_json, show_table, size, spinner
+from mayfly.cli.stack import Directory
+
+if TYPE_CHECKING:
+    from mayfly.audit.report import QueueCounts, Report
+
+NO_ANSWER = 2
+COLUMNS = ("QUEUE", "ACCEPTED", "WAITING", "RUNNING", "COMPLETED", "FAILED", "CANCELLED", "ATTEMPTS", "VOID")
+
+
+def audit(
+    settle: Annotated[
+        float,
+        typer.Option(min=0, metavar="SECONDS", help="Look again for so long at what may only lag behind."),
+    ] = 0.0,
+    queue: Annotated[str | None, typer.Option(metavar="NAME", help="Only this queue.")] = None,
+    directory: Directory = None,
+    json: Json = False,
+) -> None:
+    """Prove that no task is lost: hold Redis and S3 against the whole log.
+
+    Exits with 1 if anything is off, with 2 if Kafka, Redis or S3 does not answer.
+    """
+    with spinner("reading the log"):
+        report = _run(settle, queue, directory)
+    if json:
+        show_json(report)
+    if report.trouble:
+        fail(report.trouble, hint="nothing is proved: is the stack up? `mayfly status`", code=NO_ANSWER)
+    if not json:
+        _show(report)
+    if not report.clean:
+        raise typer.Exit(FAILED)
+
+
+def _run(settle: float, queue: str | None, directory: Path | None) -> "Report":
+    import subprocess
+    import sys
+
+    import msgspec
+
+    from mayfly.audit.report import Report
+
+    # -P: a module in the current folder must not stand in for one of ours.
+    command = [sys.executable, "-P", "-m", "mayfly.audit", "--settle", str(settle)]
+    if queue is not None:
+        command += ["--queue", queue]
+    done = subprocess.run(command, stdout=subprocess.PIPE, env=_environment(directory), check=False)
+    try:
+        return msgspec.json.decode(done.stdout, type=Report)
+    except msgspec.DecodeError:
+        fail(f"the audit's process ended with {done.returncode} and no report", code=FAILED)
+
+
+def _environment(directory: Path | None) -> dict[str, str]:
+    import os
+
+    from mayfly.stack import environment
+
+    home = directory or nearest_home()
+    return {**(environment(home) if home else {}), **os.environ}
+
+
+def _show(report: "Report") -> None:
+    from mayfly.audit.report import Kind
+
+    show_table(COLUMNS, map(_row, report.queues))
+    show("")
+    kept = f"{report.results} results of {size(report.result_bytes)} in S3"
+    show(f"read in {report.seconds:.1f} s: {report.hashes} tasks in Redis, {kept}")
+    show(f"{report.dead_letters} dead letters")
+    for note in report.notes:
+        say(note)
+    if report.clean:
+        show("nothing is off: accepted = waiting + running + terminal, one outcome each")
+        return
+    show("")
+    show_table(
+        ("WHAT IS OFF", "TASK", "QUEUE", "DETAIL"),
+        ((o.kind.value, o.task_id, o.queue, o.detail) for o in report.findings),
+    )
+    show("")
+    rows = ((kind, str(count), Kind(kind).meaning) for kind, count in report.found.items())
+    show_table(("WHAT IS OFF", "TASKS", "MEANS"), rows)
+
+
+def _row(counts: "QueueCounts") -> tuple[str, ...]:
+    numbers = (
+        counts.accepted,
+        counts.waiting,
+        counts.running,
+        counts.completed,
+        counts.failed,
+        counts.cancelled,
+        counts.attempts,
+        counts.void,
+    )
+    return (counts.queue, *map(str, numbers))

@@ -1,0 +1,187 @@
+"""The client for asyncio: it does the I/O of `mayfly.client.calls`."""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Iterable
+from types import TracebackType
+from typing import Any, Self, TypeVar, Unpack
+
+import httpx
+
+from mayfly.client import calls, dead_letters, submission
+from mayfly.client.calls import Bytes, Filters
+from mayfly.client.dead_letters import DeadLetterFilters, Selection
+from mayfly.client.events import Event, EventStream
+from mayfly.client.models import FunctionInfo, Page, Purge, Rebuild, Redrive, Task, Worker
+from mayfly.client.submission import TaskOptions
+from mayfly.client.transport import answer, arguments, base_url, cut_short, options, unreachable
+from mayfly.client.wire import Call, Pause
+
+T = TypeVar("T")
+
+
+class AsyncClient:
+    """`Client` for asyncio: the same methods, to be awaited. Use it with `async with`, or `await close()`."""
+
+    def __init__(self, url: str | None = None, *, transport: httpx.AsyncBaseTransport | None = None) -> None:
+        self._url = base_url(url)
+        self._http = httpx.AsyncClient(transport=transport, **options(self._url))
+
+    @property
+    def url(self) -> str:
+        return str(self._url)
+
+    async def submit(self, task_type: str, payload: Any = None, **options: Unpack[TaskOptions]) -> Task:
+        """See `Client.submit`."""
+        return await self._drive(submission.submit(task_type, payload, **options))
+
+    async def get(self, task_id: str) -> Task:
+        return await self._drive(calls.get(task_id))
+
+    async def wait(self, task_id: str, timeout: float | None = None) -> Task:  # noqa: ASYNC109
+        """See `Client.wait`."""
+        return await self._drive(calls.wait(task_id, timeout))
+
+    async def result(self, task_id: str, timeout: float | None = None) -> Any:  # noqa: ASYNC109
+        """See `Client.result`."""
+        return await self._drive(calls.result(task_id, timeout))
+
+    async def result_bytes(self, task_id: str) -> Bytes:
+        """See `Client.result_bytes`."""
+        return await self._drive(calls.result_bytes(task_id))
+
+    async def logs(self, task_id: str, attempt: int | None = None) -> str:
+        """See `Client.logs`."""
+        return await self._drive(calls.logs(task_id, attempt))
+
+    async def events(self, task_id: str) -> AsyncIterator[Event]:
+        """See `Client.events`."""
+        stream = EventStream(task_id)
+        while True:
+            try:
+                async with self._http.stream(**arguments(stream.request())) as response:
+                    if stream.opens(response.status_code, response.headers):
+                        async for chunk in response.aiter_bytes():
+                            for event in stream.feed(chunk):
+                                yield event
+                            if stream.ended:
+                                return
+                        pause = stream.broken(cut_short(self._url))
+                    else:
+                        await response.aread()
+                        pause = stream.refused(answer(response))
+            except httpx.RequestError as error:
+                silent = isinstance(error, httpx.ReadTimeout)
+                pause = stream.broken(unreachable(self._url, error), silent=silent)
+            await asyncio.sleep(pause.seconds)
+
+    async def cancel(self, task_id: str) -> Task:
+        """See `Client.cancel`."""
+        return await self._drive(calls.cancel(task_id))
+
+    async def rerun(self, task_id: str, *, latest: bool = False) -> Task:
+        """See `Client.rerun`."""
+        return await self._drive(calls.rerun(task_id, latest=latest))
+
+    async def map(
+        self, task_type: str, payloads: Iterable[Any], *, concurrency: int = 16
+    ) -> AsyncIterator[Any]:
+        """See `Client.map`."""
+        waiting: deque[asyncio.Task[Any]] = deque()
+        try:
+            for payload in payloads:
+                if len(waiting) == concurrency:
+                    yield await waiting.popleft()
+                waiting.append(asyncio.ensure_future(self._drive(calls.run(task_type, payload))))
+            while waiting:
+                yield await waiting.popleft()
+        finally:
+            for task in waiting:
+                task.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
+
+    async def list(self, **filters: Unpack[Filters]) -> AsyncIterator[Task]:
+        """See `Client.list`."""
+        cursor: str | None = None
+        while True:
+            page = await self.page(cursor=cursor, **filters)
+            for task in page.tasks:
+                yield task
+            cursor = page.next_cursor
+            if cursor is None:
+                return
+
+    async def page(self, *, cursor: str | None = None, **filters: Unpack[Filters]) -> Page:
+        """See `Client.page`."""
+        return await self._drive(calls.page(cursor=cursor, **filters))
+
+    async def dead_letters(
+        self, *, limit: int | None = None, **filters: Unpack[DeadLetterFilters]
+    ) -> AsyncIterator[Task]:
+        """See `Client.dead_letters`."""
+        cursor: str | None = None
+        while True:
+            page = await self._drive(dead_letters.page(cursor=cursor, limit=limit, **filters))
+            for task in page.tasks:
+                yield task
+            cursor = page.next_cursor
+            if cursor is None:
+                return
+
+    async def redrive(self, **selection: Unpack[Selection]) -> Redrive:
+        """See `Client.redrive`."""
+        return await self._drive(dead_letters.redrive(**selection))
+
+    async def purge(self, **selection: Unpack[Selection]) -> Purge:
+        """See `Client.purge`."""
+        return await self._drive(dead_letters.purge(**selection))
+
+    async def functions(self) -> tuple[FunctionInfo, ...]:
+        return await self._drive(calls.functions())
+
+    async def function(self, name: str) -> FunctionInfo:
+        return await self._drive(calls.function(name))
+
+    async def workers(self) -> tuple[Worker, ...]:
+        return await self._drive(calls.workers())
+
+    async def readiness(self) -> dict[str, str]:
+        """See `Client.readiness`."""
+        return await self._drive(calls.readiness())
+
+    async def rebuild(self) -> Rebuild:
+        """See `Client.rebuild`."""
+        return await self._drive(calls.rebuild())
+
+    async def rebuild_state(self) -> Rebuild:
+        """See `Client.rebuild_state`."""
+        return await self._drive(calls.rebuild_state())
+
+    async def close(self) -> None:
+        await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def _drive(self, call: Call[T]) -> T:
+        try:
+            step = next(call)
+            while True:
+                if isinstance(step, Pause):
+                    await asyncio.sleep(step.seconds)
+                    step = call.send(None)
+                    continue
+                try:
+                    heard = answer(await self._http.request(**arguments(step)))
+                except httpx.RequestError as error:
+                    step = call.throw(unreachable(self._url, error))
+                else:
+                    step = call.send(heard)
+        except StopIteration as stop:
+            value: T = stop.value
+            return value

@@ -1,0 +1,214 @@
+"""The client for threads: it does the I/O of `mayfly.client.calls`."""
+
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import Any, Self, TypeVar, Unpack
+
+import httpx
+
+from mayfly.client import calls, dead_letters, submission
+from mayfly.client.calls import Bytes, Filters
+from mayfly.client.dead_letters import DeadLetterFilters, Selection
+from mayfly.client.events import Event, EventStream
+from mayfly.client.models import FunctionInfo, Page, Purge, Rebuild, Redrive, Task, Worker
+from mayfly.client.submission import TaskOptions
+from mayfly.client.transport import answer, arguments, base_url, cut_short, options, unreachable
+from mayfly.client.wire import Call, Pause
+
+T = TypeVar("T")
+
+
+class Client:
+    """Talks to a gateway; any number of threads may share one. Use it as a context manager, or `close` it.
+
+    Every method can raise `Unreachable`, `UnexpectedAnswer` and `ApiError`.
+    """
+
+    def __init__(self, url: str | None = None, *, transport: httpx.BaseTransport | None = None) -> None:
+        self._url = base_url(url)
+        self._http = httpx.Client(transport=transport, **options(self._url))
+
+    @property
+    def url(self) -> str:
+        return str(self._url)
+
+    def submit(self, task_type: str, payload: Any = None, **options: Unpack[TaskOptions]) -> Task:
+        """Submit a task with a JSON `payload`, or with the option `data`; returns once it is durable.
+
+        Where the answer is lost, or is a 503, it is tried again up to two times, under an Idempotency-Key,
+        so that the task runs once: the caller's `idempotency_key`, or one that is made for this submission.
+        `idempotent=False` makes none, and tries nothing again. While the gateway has no Redis it cannot
+        honour a key: one that was made here is then let go of, provided that no try so far may have been
+        accepted, and the task is submitted without. An error that leaves the task in doubt has the key in
+        `idempotency_key`: submitting the same again with that is safe.
+        """
+        return self._drive(submission.submit(task_type, payload, **options))
+
+    def get(self, task_id: str) -> Task:
+        return self._drive(calls.get(task_id))
+
+    def wait(self, task_id: str, timeout: float | None = None) -> Task:
+        """The task once it has ended, however it ended. Raises `WaitTimeout` after `timeout` seconds."""
+        return self._drive(calls.wait(task_id, timeout))
+
+    def result(self, task_id: str, timeout: float | None = None) -> Any:
+        """The result, waited for: the value of JSON, the bytes of any other content type.
+
+        Raises `TaskFailed` with the function's own error, and `WaitTimeout` after `timeout` seconds.
+        """
+        return self._drive(calls.result(task_id, timeout))
+
+    def result_bytes(self, task_id: str) -> Bytes:
+        """The stored result of a completed task, as it is, with its content type."""
+        return self._drive(calls.result_bytes(task_id))
+
+    def logs(self, task_id: str, attempt: int | None = None) -> str:
+        """What the last attempt, or the one with this number, wrote to its log so far."""
+        return self._drive(calls.logs(task_id, attempt))
+
+    def events(self, task_id: str) -> Iterator[Event]:
+        """What happens to a task, from its status now to its end, as it happens.
+
+        A stream that breaks is asked for again, and goes on where it broke.
+        """
+        stream = EventStream(task_id)
+        while True:
+            try:
+                with self._http.stream(**arguments(stream.request())) as response:
+                    if stream.opens(response.status_code, response.headers):
+                        for chunk in response.iter_bytes():
+                            yield from stream.feed(chunk)
+                            if stream.ended:
+                                return
+                        pause = stream.broken(cut_short(self._url))
+                    else:
+                        response.read()
+                        pause = stream.refused(answer(response))
+            except httpx.RequestError as error:
+                silent = isinstance(error, httpx.ReadTimeout)
+                pause = stream.broken(unreachable(self._url, error), silent=silent)
+            time.sleep(pause.seconds)
+
+    def cancel(self, task_id: str) -> Task:
+        """Ask for a task's end: the task as it is then, which need not have ended yet.
+
+        Raises `ApiError` with the code `task_finished` where it has ended otherwise.
+        """
+        return self._drive(calls.cancel(task_id))
+
+    def rerun(self, task_id: str, *, latest: bool = False) -> Task:
+        """Submit a task's input once more: the new task, whose `rerun_of` names the old one.
+
+        It runs on the image that the old one ran on, or with `latest` on the function's newest. Raises
+        `ApiError` with the code `input_gone` where the input is not kept any more.
+        """
+        return self._drive(calls.rerun(task_id, latest=latest))
+
+    def map(self, task_type: str, payloads: Iterable[Any], *, concurrency: int = 16) -> Iterator[Any]:
+        """A task for each payload; yields the results in the payloads' order.
+
+        At most `concurrency` tasks are under way, and no more payloads are taken than that. The first task
+        that failed raises `TaskFailed` in its turn, after which nothing more is submitted.
+        """
+        pool = ThreadPoolExecutor(concurrency, thread_name_prefix="mayfly-map")
+        waiting: deque[Future[Any]] = deque()
+        try:
+            for payload in payloads:
+                if len(waiting) == concurrency:
+                    yield waiting.popleft().result()
+                waiting.append(pool.submit(self._drive, calls.run(task_type, payload)))
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            # A caller that leaves early, or meets a failure, does not wait for what is still under way.
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def list(self, **filters: Unpack[Filters]) -> Iterator[Task]:
+        """Tasks, newest first, page by page as they are taken."""
+        cursor: str | None = None
+        while True:
+            page = self.page(cursor=cursor, **filters)
+            yield from page.tasks
+            cursor = page.next_cursor
+            if cursor is None:
+                return
+
+    def page(self, *, cursor: str | None = None, **filters: Unpack[Filters]) -> Page:
+        """One page of tasks, newest first, from the place that a page's `next_cursor` names."""
+        return self._drive(calls.page(cursor=cursor, **filters))
+
+    def dead_letters(
+        self, *, limit: int | None = None, **filters: Unpack[DeadLetterFilters]
+    ) -> Iterator[Task]:
+        """Tasks that failed for good, page by page as they are taken; `limit` is a page's."""
+        cursor: str | None = None
+        while True:
+            page = self._drive(dead_letters.page(cursor=cursor, limit=limit, **filters))
+            yield from page.tasks
+            cursor = page.next_cursor
+            if cursor is None:
+                return
+
+    def redrive(self, **selection: Unpack[Selection]) -> Redrive:
+        """Submit dead letters once more: those with `task_ids`, those that pass filters, or `all`.
+
+        However many there are. What fails again meanwhile is not taken up a second time.
+        """
+        return self._drive(dead_letters.redrive(**selection))
+
+    def purge(self, **selection: Unpack[Selection]) -> Purge:
+        """Forget dead letters for good: those with `task_ids`, those that pass filters, or `all`."""
+        return self._drive(dead_letters.purge(**selection))
+
+    def functions(self) -> tuple[FunctionInfo, ...]:
+        return self._drive(calls.functions())
+
+    def function(self, name: str) -> FunctionInfo:
+        return self._drive(calls.function(name))
+
+    def workers(self) -> tuple[Worker, ...]:
+        return self._drive(calls.workers())
+
+    def readiness(self) -> dict[str, str]:
+        """What the gateway needs, by name: `ready`, or why it is not."""
+        return self._drive(calls.readiness())
+
+    def rebuild(self) -> Rebuild:
+        """Have what is known of tasks written anew from the log; until it is done, reading tasks is a 503."""
+        return self._drive(calls.rebuild())
+
+    def rebuild_state(self) -> Rebuild:
+        """Whether what is known of tasks is complete."""
+        return self._drive(calls.rebuild_state())
+
+    def close(self) -> None:
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _drive(self, call: Call[T]) -> T:
+        try:
+            step = next(call)
+            while True:
+                if isinstance(step, Pause):
+                    time.sleep(step.seconds)
+                    step = call.send(None)
+                    continue
+                try:
+                    heard = answer(self._http.request(**arguments(step)))
+                except httpx.RequestError as error:
+                    step = call.throw(unreachable(self._url, error))
+                else:
+                    step = call.send(heard)
+        except StopIteration as stop:
+            value: T = stop.value
+            return value

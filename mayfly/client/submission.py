@@ -1,0 +1,164 @@
+"""Submitting a task, so that what is tried again runs once. Without any I/O."""
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any, Final, TypedDict, Unpack
+
+import msgspec
+
+from mayfly.client.errors import ClientError, UnexpectedAnswer, Unreachable
+from mayfly.client.models import Task
+from mayfly.client.wire import (
+    RETRY_PAUSES,
+    Answer,
+    Call,
+    Pause,
+    Request,
+    decode,
+    given,
+    params,
+    pause_after,
+    post,
+    problem,
+    send,
+    timestamp,
+)
+from mayfly.task import Priority, RetryPolicy
+
+KEY_HEADER: Final = "idempotency-key"
+
+
+class TaskOptions(TypedDict, total=False):
+    """What may be said of a task beside its payload."""
+
+    data: bytes | None
+    """The payload as bytes, in place of JSON."""
+    content_type: str
+    """Of `data`; application/octet-stream unless given."""
+    name: str | None
+    """For people."""
+    priority: Priority | None
+    timeout: float | None
+    """What the function may take, in seconds; its own limit unless given."""
+    tags: Sequence[str]
+    delay: float | timedelta | None
+    """From now to the first attempt; a number is seconds."""
+    run_at: datetime | None
+    """When the first attempt is due, in place of `delay`. It needs a time zone."""
+    ttl: float | timedelta | None
+    """The task fails with `Task.Expired` if it has not begun so long after it was due; seconds, or a span."""
+    retry: RetryPolicy | int | None
+    """Which failures are tried again, and when, over what the function says; or the number of attempts."""
+    queue: str | None
+    """The queue to run on; the function's unless given."""
+    redeliver: bool | None
+    """False: if its sandbox is lost, the task fails with `Sandbox.Lost` instead of running again."""
+    concurrency_key: str | None
+    """Tasks of the function with the same key run one at a time, or as many as the function allows."""
+    idempotency_key: str | None
+    """A second submission with this key gives the first one's task; the client makes a key unless given."""
+    idempotent: bool
+    """False: the client makes no key, and tries nothing again."""
+
+
+def submit(task_type: str, payload: Any = None, **options: Unpack[TaskOptions]) -> Call[Task]:
+    """The task, once it is durable.
+
+    A submission whose answer is lost may or may not have been accepted, so trying it again is safe only with
+    a key that the first try had as well: the client makes one, and tries again as it does with a GET.
+
+    The gateway can honour a key only while it has Redis; without, it answers `read_model_unavailable` and
+    has appended nothing. If every try so far was answered like that, the client lets go of a key of its own
+    and submits once more, without: submitting must not come to need Redis. If one of them may have been
+    accepted, it keeps the key, and the error that it raises in the end names it in `idempotency_key`:
+    submitting the same with that key is safe at any time. A key of the caller's is never let go of.
+
+    A key costs the gateway and the dispatcher a look into Redis each, and a task that has one is not begun
+    while Redis is away: whoever would rather have neither says `idempotent=False`.
+    """
+    key = options.get("idempotency_key")
+    if key is not None and not options.get("idempotent", True):
+        raise ValueError("an idempotency_key makes a submission idempotent; leave one of the two out")
+    request = _request(task_type, payload, options)
+    if not options.get("idempotent", True):
+        answer = yield from send(request)
+    else:
+        answer = yield from _send_once(request, key)
+    return decode(answer.body, Task)
+
+
+def _send_once(request: Request, own: str | None) -> Call[Answer]:
+    """Sends it until it is answered, under one key: the caller's own, or one that is made here."""
+    key = own or str(uuid.uuid4())
+    keyed = replace(request, headers={**request.headers, KEY_HEADER: key})
+    in_doubt, task_id = False, None
+    try:
+        for pause in (*RETRY_PAUSES, None):
+            try:
+                answer = yield keyed
+            except Unreachable as error:
+                in_doubt = in_doubt or error.sent
+                if pause is None:
+                    raise
+                yield Pause(pause)
+                continue
+            assert answer is not None
+            if 200 <= answer.status < 300:
+                return answer
+            refusal = problem(answer)
+            if refusal.code == "read_model_unavailable" and own is None and not in_doubt:
+                break
+            # A 503 that names a task is about one that may run.
+            in_doubt = in_doubt or refusal.task_id is not None
+            refusal.task_id = task_id = refusal.task_id or task_id
+            wait = pause_after(refusal, pause)
+            if wait is None:
+                raise refusal
+            yield Pause(wait)
+    except ClientError as error:
+        # A proxy that gives up on the gateway answers in its own terms.
+        if in_doubt or isinstance(error, UnexpectedAnswer):
+            error.idempotency_key = key
+        raise
+    return (yield from send(request))
+
+
+def _request(task_type: str, payload: Any, options: TaskOptions) -> Request:
+    data, tags = options.get("data"), options.get("tags", ())
+    if data is not None and payload is not None:
+        raise ValueError("give a payload or data, not both")
+    if options.get("delay") is not None and options.get("run_at") is not None:
+        raise ValueError("give a delay or run_at, not both")
+    said = given(
+        taskType=task_type,
+        name=options.get("name"),
+        priority=options.get("priority"),
+        timeoutSeconds=options.get("timeout"),
+        delaySeconds=_seconds(options.get("delay")),
+        runAt=timestamp(options.get("run_at")),
+        ttlSeconds=_seconds(options.get("ttl")),
+        queue=options.get("queue"),
+        redeliver=options.get("redeliver"),
+        concurrencyKey=options.get("concurrency_key"),
+        retry=_policy(options.get("retry")),
+    )
+    if data is None:
+        labels = {"tags": list(tags)} if tags else {}
+        return post("/tasks", {**said, "payload": payload, **labels})
+    query = (*params(said), *(("tag", tag) for tag in tags))
+    headers = {"content-type": options.get("content_type", "application/octet-stream")}
+    return Request("POST", "/tasks", query, headers, data)
+
+
+def _seconds(span: float | timedelta | None) -> float | None:
+    return span.total_seconds() if isinstance(span, timedelta) else span
+
+
+def _policy(retry: RetryPolicy | int | None) -> dict[str, Any] | None:
+    if retry is None:
+        return None
+    policy = RetryPolicy(max_attempts=retry) if isinstance(retry, int) else retry
+    said: dict[str, Any] = msgspec.to_builtins(policy)
+    return said

@@ -1,0 +1,72 @@
+"""Where a task's command goes, and how much of a limit each partition has. Pure.
+
+A limit is counted by partitions, each by its one owner: the tasks of a limited function, or of a key, go to
+as many partitions as the limit allows, and each of those has its share of it.
+"""
+
+from typing import Final, NamedTuple
+
+from mayfly.task import Envelope
+
+_SEED: Final = 0x9747B28C
+_M: Final = 0x5BD1E995
+_MASK: Final = 0xFFFFFFFF
+
+
+class Limit(NamedTuple):
+    """At most `most` tasks of the `group` at once, over all dispatchers."""
+
+    group: str
+    most: int
+
+    def partitions(self, count: int) -> list[int]:
+        """The partitions, of `count`, that its tasks go to."""
+        first = murmur2_partition(self.group, count)
+        return [(first + step) % count for step in range(min(self.most, count))]
+
+    def share(self, partition: int, count: int) -> int:
+        """How many of its tasks may run in that partition at once.
+
+        One, where none should be: a task that came by another way, or before the limit was lowered, is not
+        to wait for ever.
+        """
+        own = self.partitions(count)
+        if partition not in own:
+            return 1
+        return self.most // len(own) + (own.index(partition) < self.most % len(own))
+
+
+def limit_of(task_type: str, concurrency: int | None, concurrency_key: str | None) -> Limit | None:
+    """What limits a task: its key, as many at once as its function allows, or one; else its function."""
+    if concurrency_key is not None:
+        return Limit(f"{task_type}/{concurrency_key}", concurrency or 1)
+    return Limit(task_type, concurrency) if concurrency is not None else None
+
+
+def partition_of(envelope: Envelope, concurrency: int | None, count: int) -> int:
+    """The partition, of `count`, that a task's command goes to. The same task always goes to the same."""
+    limit = limit_of(envelope.task_type, concurrency, envelope.concurrency_key)
+    if limit is None:
+        return murmur2_partition(envelope.task_id, count)
+    own = limit.partitions(count)
+    return own[murmur2_partition(envelope.task_id, len(own))]
+
+
+def murmur2_partition(key: str, count: int) -> int:
+    """What Kafka's own clients make of a key: murmur2, its sign bit dropped, modulo `count`."""
+    return (murmur2(key.encode()) & 0x7FFFFFFF) % count
+
+
+def murmur2(data: bytes) -> int:
+    """Kafka's 32-bit MurmurHash2 (org.apache.kafka.common.utils.Utils)."""
+    length = len(data)
+    h = (_SEED ^ length) & _MASK
+    whole = length & ~3
+    for at in range(0, whole, 4):
+        k = int.from_bytes(data[at : at + 4], "little") * _M & _MASK
+        k = (k ^ k >> 24) * _M & _MASK
+        h = (h * _M & _MASK) ^ k
+    if length > whole:
+        h = (h ^ int.from_bytes(data[whole:], "little")) * _M & _MASK
+    h = (h ^ h >> 13) * _M & _MASK
+    return h ^ h >> 15
