@@ -32,6 +32,10 @@ class Command:
         return self.envelope.task_id
 
     @property
+    def releases(self) -> int:
+        return self.envelope.releases
+
+    @property
     def accepted_at(self) -> int:
         return accepted_at(self.envelope, self.at)
 

@@ -4,7 +4,7 @@ Pure. What becomes of them is for the partition to say.
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from dispatcher.buffers import Command, LaneBuffer
 from dispatcher.offsets import MAX_PENDING, Checkpoint, Offsets
@@ -17,10 +17,10 @@ class Commands:
         self.offsets = Offsets(checkpoint)
         self.parked: dict[Position, Command] = {}
         """To be looked at when their tasks move on, or their holders are gone."""
-        # What each of a task's commands releases that was read and is not done. Usually there is one.
-        self._open: dict[str, dict[Position, int]] = {}
+        # Of each task the commands that were read and are not done. Usually there is one.
+        self._open: dict[str, dict[Position, Command]] = {}
         self._started: dict[Position, Command] = {}
-        # The checkpoint names them as pending already, so they take no more room there.
+        # Not taken up, and pending all the same: a checkpoint names them already.
         self._inherited = {
             Position(lane, offset) for lane, (_, pending) in checkpoint.lanes.items() for offset in pending
         }
@@ -32,7 +32,7 @@ class Commands:
         position = command.position
         if not self.offsets.read(position) or position in self._open.get(command.task_id, ()):
             return False
-        self._open.setdefault(command.task_id, {})[position] = command.envelope.releases
+        self._open.setdefault(command.task_id, {})[position] = command
         self.buffers[position.lane].append(command)
         return True
 
@@ -70,9 +70,6 @@ class Commands:
     def is_started(self, command: Command) -> bool:
         return command.position in self._started
 
-    def is_started_at(self, position: Position) -> bool:
-        return position in self._started
-
     # --- putting aside
 
     def park(self, command: Command) -> None:
@@ -95,38 +92,61 @@ class Commands:
         """It is to be taken up in its lane's turn, before what was not taken up yet."""
         self._again[command.position.lane].append(command)
 
-    # --- of one task
+    # --- of one task: its commands that were read and are not done
+
+    def _of(self, task_id: str) -> Collection[Command]:
+        return self._open.get(task_id, {}).values()
 
     def started(self, task_id: str) -> list[Command]:
-        """Its commands that were taken up and are not done."""
-        found = (self._started.get(position) for position in self._open.get(task_id, ()))
-        return [command for command in found if command is not None]
+        """Those that were taken up."""
+        return [command for command in self._of(task_id) if command.position in self._started]
 
-    def release_of(self, task_id: str, fence: int) -> Position | None:
-        """A command that was read, is not done, and releases that fence."""
-        of_task = self._open.get(task_id, {})
-        return next((position for position, releases in of_task.items() if releases == fence), None)
+    def release_of(self, task_id: str, fence: int) -> Command | None:
+        """One that releases that fence."""
+        return next((command for command in self._of(task_id) if command.releases == fence), None)
+
+    def before(self, task_id: str, fence: int) -> Command | None:
+        """One that the task had before it came to wait under that fence."""
+        return next((command for command in self._of(task_id) if command.releases < fence), None)
+
+    def named(self, task_id: str, claimed: Position, fence: int) -> list[Command]:
+        """Those that led to a wait under that fence; `claimed` is the one that was claimed last. Of those
+        that were not taken up, the ones before it."""
+        return [
+            command
+            for command in self._of(task_id)
+            if command.releases < fence
+            and (
+                command.position in self._started
+                or (command.position.lane == claimed.lane and command.position <= claimed)
+            )
+        ]
 
     def asked(self, task_id: str) -> bool:
-        """Whether a command of the task was read, is not done, and is no release."""
-        return NO_FENCE in self._open.get(task_id, {}).values()
+        """Whether there is one that is no release."""
+        return any(command.releases == NO_FENCE for command in self._of(task_id))
 
     def earliest(self, task_id: str) -> Position | None:
         """The first of those."""
-        of_task = self._open.get(task_id, {}).items()
-        return min((position for position, releases in of_task if releases == NO_FENCE), default=None)
+        firsts = (command.position for command in self._of(task_id) if command.releases == NO_FENCE)
+        return min(firsts, default=None)
 
     def comes_second(self, command: Command) -> bool:
         """Whether the task has an earlier command that is not done. That one goes first: a claim for a copy,
         landing when the task is over and forgotten, would count."""
         own = command.position
         return any(
-            releases == NO_FENCE and other < own and (other.lane == own.lane or other in self._started)
-            for other, releases in self._open.get(command.task_id, {}).items()
+            other.releases == NO_FENCE
+            and other.position < own
+            and (other.position.lane == own.lane or other.position in self._started)
+            for other in self._of(command.task_id)
         )
 
+    def was_read(self, task_id: str, position: Position) -> bool:
+        return position in self._open.get(task_id, ()) or self.offsets.is_done(position)
+
     def done(self, task_id: str, position: Position) -> None:
-        self.offsets.done(position)
+        self._inherited.update(one for one in self.offsets.done(position) if one not in self._started)
         self._started.pop(position, None)
         self.parked.pop(position, None)
         self._inherited.discard(position)

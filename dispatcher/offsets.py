@@ -48,16 +48,18 @@ class LaneOffsets:
             self._ahead.append(offset)
         return True
 
-    def done(self, offset: int) -> None:
-        """Mark a command that was read."""
+    def done(self, offset: int) -> list[int]:
+        """Mark a command that was read; those that are pending because of it."""
         if offset < self.base:
             self.pending.discard(offset)
-            return
+            return []
+        passed = []
         while self._ahead and self._ahead[0] <= offset:
-            passed = self._ahead.popleft()
-            if passed != offset:
-                self.pending.add(passed)
+            passed.append(self._ahead.popleft())
+        passed = [one for one in passed if one != offset]
+        self.pending.update(passed)
         self.base = offset + 1
+        return passed
 
     def is_done(self, offset: int) -> bool:
         return offset < self.base and offset not in self.pending
@@ -135,8 +137,10 @@ class Offsets:
     def read(self, position: Position) -> bool:
         return self.lanes[position.lane].read(position.offset)
 
-    def done(self, position: Position) -> None:
-        self.lanes[position.lane].done(position.offset)
+    def done(self, position: Position) -> list[Position]:
+        """Mark a command that was read; those that are pending because of it."""
+        lane, offset = position
+        return [Position(lane, passed) for passed in self.lanes[lane].done(offset)]
 
     def is_done(self, position: Position) -> bool:
         return self.lanes[position.lane].is_done(position.offset)

@@ -117,6 +117,7 @@ class Partition:
         self._events_end = events_end
         # Events that came before the records were read: what a record vouches for must be known by then.
         self._early: list[tuple[int, Event | None, int]] = []
+        self._begun = False
         self._turns = Turns()
         self._limits = world.limits_revision()
         self._chores: deque[Work] = deque()
@@ -141,7 +142,7 @@ class Partition:
         if not self._commands.read(command):
             return
         position = command.position
-        if command.envelope.releases == NO_FENCE:
+        if command.releases == NO_FENCE:
             task = view.queued(
                 command.envelope,
                 queue=self._world.queue,
@@ -154,6 +155,8 @@ class Partition:
         elif (state := self._fold.get(command.task_id)) and state.cancelled:
             # It is not to wait for its turn in the lane.
             self._endings.append((command.task_id, position))
+        self._judge()
+        self._keep_waiting(command.task_id)
 
     def take_record(self, offset: int, key: str, value: bytes | None) -> None:
         """A record of the deferred topic; without a value, a tombstone."""
@@ -218,6 +221,7 @@ class Partition:
         if counts:
             if before is not None and before.runs and before.group:
                 self.waiting.freed(before.group)
+            self._keep_waiting(event.task_id)
             self._look_again(event.task_id)
 
     def _claim_read(self, event: Claimed, fence: int | None, after: TaskState | None) -> None:
@@ -246,7 +250,7 @@ class Partition:
     def _end_wait(self, task_id: str, state: TaskState) -> None:
         """The task waits, and is to end: that it is claimed by its release, as any other that waits."""
         if release := self._commands.release_of(task_id, state.fence):
-            self._endings.append((task_id, release))
+            self._endings.append((task_id, release.position))
         else:
             self.waiting.hurry(task_id)
 
@@ -294,35 +298,38 @@ class Partition:
         """Look at the records that nobody has vouched for, as far as the fold has come."""
         if self.caught_up:
             self._records.judge(self._end, self._would_back)
-            self._records.settle(self._back, self._may_back)
+            self._records.settle(self._may_back, self._back)
+            if not self._begun:
+                self._begun = True
+                for task_id in self._fold.in_the_log:
+                    self._keep_waiting(task_id)
 
     def _would_back(self, waiting: Waiting) -> bool:
         state = self._fold.get(waiting.task_id)
         return state is not None and needs_record(state) and state.fence == waiting.fence
 
-    def _may_back(self, waiting: Waiting) -> bool:
-        """Whether the command that led to the wait is at hand, to be done at the same moment.
-
-        A checkpoint that has the record and not that would let a late claim of the command count, once the
-        record is gone.
-        """
-        state = self._fold.get(waiting.task_id)
-        if state is None or state.fence != waiting.fence or state.command is None:
-            return True
-        return self._commands.offsets.is_done(state.command) or self._commands.is_started_at(state.command)
-
     def _back(self, waiting: Waiting) -> bool:
         """The record is the task's state from here on, if it can be: the commands before it are done."""
         task_id, fence = waiting.task_id, waiting.fence
-        if not self._fold.back(task_id, fence, waiting.key):
+        state = self._fold.get(task_id)
+        if state is None or not self._fold.back(task_id, fence, waiting.key):
             return False
         self._kept.pop(task_id, None)
         self._left.pop(task_id, None)
         self._admit(waiting, waiting.record)
-        for command in self._commands.started(task_id):
-            if command.envelope.releases < fence:
+        if state.command is not None:
+            # All at once, also what was not taken up yet: a late claim for one of them would count where
+            # nothing is left of the task but this record, and then not even that.
+            for command in self._commands.named(task_id, state.command, fence):
                 self._mark_done(task_id, command.position)
         return True
+
+    def _may_back(self, waiting: Waiting) -> bool:
+        """Whether the command that the task was claimed by was read, so that it can be marked done."""
+        state = self._fold.get(waiting.task_id)
+        if state is None or state.command is None or state.resumed is not None:
+            return True
+        return self._commands.was_read(waiting.task_id, state.command)
 
     def _admit(self, waiting: Waiting, record: DeferredRecord) -> None:
         """The record backs its task, which waits."""
@@ -332,13 +339,18 @@ class Partition:
         if state is not None and state.cancelled:
             self._end_wait(waiting.task_id, state)
 
+    def _keep_waiting(self, task_id: str) -> None:
+        """The task may wait without a record: write one, however far its command is from its turn."""
+        state = self._fold.get(task_id)
+        if state is not None and needs_record(state) and self.caught_up:
+            command = self._commands.before(task_id, state.fence)
+            if command is not None:
+                self._keep(command, state)
+
     def _keep(self, command: Command, state: TaskState) -> None:
-        """Write the record of a task that waits, unless that is under way."""
-        if self._kept.get(command.task_id) == state.fence:
-            return
-        if self._records.are_to_back(command.task_id, state.fence):
-            # An owner before wrote it: that the command is at hand now is what it waited for.
-            self._judge()
+        """Write the record of a task that waits, unless that is under way, or there is one already."""
+        task_id, fence = command.task_id, state.fence
+        if self._kept.get(task_id) == fence or self._records.is_to_back(task_id, fence):
             return
         self._kept[command.task_id] = state.fence
         origin = Origin(command.position.lane, command.position.offset, command.at)
@@ -368,6 +380,7 @@ class Partition:
             self._forget(task_id)
         self._judge()
         # What had to wait for this: its next record.
+        self._keep_waiting(task_id)
         self._look_again(task_id)
 
     # --- dead letters
@@ -508,7 +521,7 @@ class Partition:
 
     def _park_for_turn(self, command: Command, group: str) -> bool:
         # What was released holds its place already, so it goes before those that do not.
-        released = command.envelope.releases != NO_FENCE
+        released = command.releases != NO_FENCE
         if not released and self.waiting.waits(group):
             return False
         return self._turns.park(command, group, first=released)
@@ -528,7 +541,7 @@ class Partition:
             return work
         # Whoever takes an attempt over takes its place, and one whose turn has come has it.
         own = int(claim.state is not None and claim.state.runs) + int(self._turns.starts(command.position))
-        if self._room(limit, released=command.envelope.releases != NO_FENCE) + own <= 0:
+        if self._room(limit, released=command.releases != NO_FENCE) + own <= 0:
             return work._replace(purpose=Purpose.DEFER, reason=Reason.LIMIT, group=limit.group)
         return work._replace(group=limit.group)
 
@@ -612,8 +625,8 @@ class Partition:
         if state.phase is Phase.ASKED:
             claim = Claim(NO_FENCE, 1, 0, state)
             position = self._commands.earliest(task_id) or position
-        elif state.cancelled and self._commands.release_of(task_id, state.fence) == position:
-            claim = resumption(state)
+        elif state.cancelled and (release := self._commands.release_of(task_id, state.fence)):
+            claim, position = resumption(state), release.position
         else:
             return
         self._add_chore(Work(task_id, position, claim, Purpose.END, failure=CANCELLED))
@@ -642,7 +655,7 @@ class Partition:
     # --- what was put aside
 
     def step(self, command: Command) -> Step:
-        return next_step(self._fold.get(command.task_id), command.envelope.releases, self._end)
+        return next_step(self._fold.get(command.task_id), command.releases, self._end)
 
     def state(self, task_id: str) -> TaskState | None:
         """What the fold says of the task."""

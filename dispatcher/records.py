@@ -56,6 +56,7 @@ class Records:
         self._unsettled: OrderedDict[str, _Unsettled] = OrderedDict()
         # By fence: to be judged, as soon as the fold has come that far.
         self._unjudged: list[tuple[int, int, str]] = []
+        self._to_back: dict[str, int] = {}
         self._stale: list[Stale] = []
         self._leaving: list[Stale] = []
         self.loaded = False
@@ -137,16 +138,22 @@ class Records:
             one = self._unsettled.get(key)
             if one is not None:
                 one.backs = backs(one.waiting)
-                if not one.backs:
+                if one.backs:
+                    self._to_back[one.waiting.task_id] = one.waiting.fence
+                else:
                     self._condemn(one.waiting)
 
-    def settle(self, back: Callable[[Waiting], bool], ready: Callable[[Waiting], bool]) -> None:
-        """Pass over the records that back their tasks, up to the first of which that is not known. `back` has
-        the record back its task from here on, if it still can; before it is `ready`, that is waited for."""
+    def settle(self, may_back: Callable[[Waiting], bool], back: Callable[[Waiting], bool]) -> None:
+        """Pass over the records that back their tasks, up to the first of which that is not known.
+
+        `may_back` says whether it is time for that; `back` has the record back its task from here on, if it
+        still can.
+        """
         while self._unsettled:
             key, first = next(iter(self._unsettled.items()))
-            if not first.backs or not ready(first.waiting):
+            if not first.backs or not may_back(first.waiting):
                 return
+            self._to_back.pop(first.waiting.task_id, None)
             if not back(first.waiting):
                 # The task went on in the meantime.
                 first.backs = False
@@ -154,16 +161,15 @@ class Records:
                 return
             del self._unsettled[key]
 
-    def are_to_back(self, task_id: str, fence: int) -> bool:
-        """Whether one that was judged good is only waited for."""
-        return any(
-            one.backs and one.waiting.task_id == task_id and one.waiting.fence == fence
-            for one in self._unsettled.values()
-        )
+    def is_to_back(self, task_id: str, fence: int) -> bool:
+        """Whether a record of that wait was found good, and those before it are waited for."""
+        return self._to_back.get(task_id) == fence
 
     def gone(self, key: str) -> None:
         """The record is there no more."""
-        self._unsettled.pop(key, None)
+        one = self._unsettled.pop(key, None)
+        if one is not None and one.backs:
+            self._to_back.pop(one.waiting.task_id, None)
 
     def _judge_later(self, offset: int, waiting: Waiting) -> None:
         self._unsettled[waiting.key] = _Unsettled(offset, waiting)

@@ -135,6 +135,11 @@ class Fold:
         return next(iter(self._tasks.values())).first if self._tasks else None
 
     @property
+    def in_the_log(self) -> list[str]:
+        """The tasks that need events of theirs."""
+        return list(self._tasks)
+
+    @property
     def resumed(self) -> list[Resumed]:
         """The claims that took tasks out of their records, ascending: what a checkpoint has to list."""
         return sorted(self._came_out.values())

@@ -59,10 +59,10 @@ class Broker:
         return self.ends.get(topic, 0)
 
     def compact(self, topic: str) -> None:
-        latest = {entry.key: entry for entry in self.topics.get(topic, [])}
-        self.topics[topic] = [
-            entry for entry in self.topics.get(topic, []) if latest[entry.key] is entry and entry.value
-        ]
+        """Tombstones stay: the broker keeps them for a day, so that who reads from the start sees them."""
+        entries = self.topics.get(topic, [])
+        latest = {entry.key: entry for entry in entries}
+        self.topics[topic] = [entry for entry in entries if latest[entry.key] is entry]
 
     async def append(self, sender: Any, topic: str, key: str, value: bytes | None) -> None:
         """Raises `LogUnavailable`: then it may have landed, may land later, or never."""

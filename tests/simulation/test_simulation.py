@@ -1,4 +1,8 @@
-"""Dispatchers that die, lag, come back, and lose what they send: every task has one outcome all the same."""
+"""Dispatchers that die, lag, come back, and lose what they send: every task has one outcome all the same.
+
+`make test-long` runs 100,000 steps. A run that fails names its kind and its seed:
+`SIMULATION_SEED=17 SIMULATION_STEPS=900 pytest tests/simulation -k late`.
+"""
 
 import asyncio
 import itertools
@@ -13,14 +17,35 @@ from world import Chaos, Simulation
 
 import dispatcher.chores
 import dispatcher.claims
+import dispatcher.commands
 import dispatcher.errands
 import dispatcher.executor
+import dispatcher.limits
+import dispatcher.partition
 import dispatcher.rebuild
 
-STEPS = int(os.environ.get("SIMULATION_STEPS", "600"))
-"""In all, of each test."""
+STEPS = int(os.environ.get("SIMULATION_STEPS", "1800"))
 STEPS_OF_ONE = 150
 SEED = int(os.environ.get("SIMULATION_SEED", "1"))
+
+CHAOS = {
+    "everything": Chaos(),
+    "late": Chaos(fails=0.6, slow=0.3, late=0.2, slots=12),
+    "narrow": Chaos(fails=0.6, narrow=True, zombies=False),
+    "no zombies": Chaos(zombies=False),
+    "alone": Chaos(dispatchers=1, slots=2),
+    "calm": Chaos(kills=False, zombies=False, mutes=False, losses=False, redis=False),
+}
+RUNS = [
+    (kind, seed) for seed in range(SEED, SEED + max(1, STEPS // STEPS_OF_ONE // len(CHAOS))) for kind in CHAOS
+]
+
+
+@pytest.mark.parametrize(("kind", "seed"), RUNS)
+def test_every_task_has_one_outcome_and_nothing_is_left(
+    kind: str, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    simulate(seed, STEPS_OF_ONE, CHAOS[kind], monkeypatch)
 
 
 def simulate(seed: int, steps: int, chaos: Chaos, monkeypatch: pytest.MonkeyPatch) -> Simulation:
@@ -36,6 +61,11 @@ def simulate(seed: int, steps: int, chaos: Chaos, monkeypatch: pytest.MonkeyPatc
         ids = SimpleNamespace(uuid4=lambda: uuid.UUID(int=next(numbers)))
         for module in (dispatcher.claims, dispatcher.errands):
             monkeypatch.setattr(module, "uuid", ids)
+        monkeypatch.setattr(dispatcher.commands, "MAX_PENDING", simulation.most_pending)
+        monkeypatch.setattr(dispatcher.partition, "MAX_RESUMED", simulation.most_resumed)
+        if chaos.narrow:
+            monkeypatch.setattr(dispatcher.partition, "MAX_CHORES", 5)
+            monkeypatch.setattr(dispatcher.limits, "MAX_PARKED", 3)
         random.seed(seed)
         runner.run(run(simulation, steps))
         return simulation
@@ -47,19 +77,3 @@ async def run(simulation: Simulation, steps: int) -> None:
         if simulation.broke:
             raise simulation.broke[0]
     await simulation.come_to_an_end()
-
-
-CHAOS = {
-    "everything": Chaos(),
-    "no zombies": Chaos(zombies=False),
-    "alone": Chaos(dispatchers=1, slots=2),
-    "calm": Chaos(kills=False, zombies=False, mutes=False, losses=False, redis=False),
-    "late": Chaos(fails=0.6, slow=0.3, late=0.2, slots=12),
-}
-
-
-@pytest.mark.parametrize("kind", CHAOS)
-def test_every_task_has_one_outcome_and_nothing_is_left(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for seed in range(SEED, SEED + max(1, STEPS // STEPS_OF_ONE)):
-        print(f"SIMULATION_SEED={seed}")
-        simulate(seed, STEPS_OF_ONE, CHAOS[kind], monkeypatch)

@@ -71,6 +71,8 @@ class Chaos:
     """Whether sandboxes are lost."""
     dispatchers: int = 3
     slots: int = 3
+    narrow: bool = False
+    """Whether a checkpoint can name only a few."""
     mutes: bool = True
     """Whether a dispatcher may be out of sight of the others, and go on."""
     fails: float = 0.3
@@ -279,7 +281,8 @@ class Process:
             return
         partition.before_commit()
         await asyncio.sleep(self.simulation.dice.expovariate(100))
-        taken = self.simulation.commit(self, checkpoint)
+        # No commit is in flight when a partition is dropped.
+        taken = self.view is view and self.simulation.commit(self, checkpoint)
         await asyncio.sleep(self.simulation.dice.expovariate(100))
         if taken and self.view is view:
             view.committed = checkpoint
@@ -312,6 +315,8 @@ class Simulation:
         self.loop = loop
         self.dice = random.Random(seed)
         self.chaos = chaos
+        self.most_pending = 12 if chaos.narrow else MAX_PENDING
+        self.most_resumed = 4 if chaos.narrow else MAX_RESUMED
         self.settings = Settings()
         self.broker = Broker(loop, self.dice)
         self.broker.late = chaos.late
@@ -538,8 +543,10 @@ class Simulation:
         self._hold(len(text) <= MAX_METADATA, "a checkpoint is too long")
         self._hold(Checkpoint.decode(text) == checkpoint, "a checkpoint is not what it was")
         pending = sum(len(offsets) for _, offsets in checkpoint.lanes.values())
-        self._hold(pending <= MAX_PENDING, f"{pending} pending")
-        self._hold(len(checkpoint.resumed) <= MAX_RESUMED + 50, f"{len(checkpoint.resumed)} resumed")
+        self._hold(pending <= self.most_pending, f"{pending} pending")
+        resumed = len(checkpoint.resumed)
+        # A zombie's claim may come on top.
+        self._hold(resumed <= self.most_resumed or self.chaos.zombies, f"{resumed} resumed")
         older = checkpoint.is_older(before) or checkpoint.deferred < before.deferred
         self._hold(not older, f"an older checkpoint: {before} -> {checkpoint}")
         self.committed = text

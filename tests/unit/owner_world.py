@@ -39,6 +39,10 @@ class Asked:
     releases: list[tuple[Lane, Envelope]] = field(default_factory=list)
     letters: list[DeadLetter] = field(default_factory=list)
 
+    @property
+    def some(self) -> bool:
+        return bool(self.kept or self.tombstones or self.releases or self.letters)
+
     def keep(self, partition: Partition, record: DeferredRecord) -> None:
         self.kept.append(record)
 
@@ -68,14 +72,13 @@ def world(
     *,
     now: Callable[[], int] | None = None,
     limits_revision: Callable[[], int] = lambda: 0,
-    concurrency: dict[str, int] | None = None,
+    concurrency: Callable[[str], int | None] = lambda _: None,
     on_cancel: Callable[[str], None] = lambda _: None,
 ) -> World:
-    """`concurrency` limits functions; a partition's share of a limit is all of it."""
+    """`concurrency` tells a function's; a partition's share of a limit is all of it."""
 
     def limit(envelope: Envelope) -> Limit | None:
-        most = (concurrency or {}).get(envelope.task_type)
-        return limit_of(envelope.task_type, most, envelope.concurrency_key)
+        return limit_of(envelope.task_type, concurrency(envelope.task_type), envelope.concurrency_key)
 
     return World(
         queue="q",
@@ -105,8 +108,9 @@ def owner(
 
 
 def command(task: str, offset: int, lane: Lane = Lane.NORMAL, **fields: Any) -> Command:
+    own = {name: fields.pop(name) for name in ("repeatable",) if name in fields}
     envelope = Envelope(task_type=fields.pop("task_type", "f"), task_id=task, **fields)
-    return Command(envelope, NUMBER, Position(lane, offset), at=0, size=10)
+    return Command(envelope, NUMBER, Position(lane, offset), at=0, size=10, **own)
 
 
 def claimed(

@@ -3,7 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from confluent_kafka import OFFSET_BEGINNING, KafkaError, Message, TopicPartition
@@ -24,6 +24,13 @@ TOPICS = (EVENTS, DEFERRED, *LANES.values())
 DEADLINE_SECONDS = 30.0
 
 
+class Answer(NamedTuple):
+    """To a commit, of one partition."""
+
+    partition: int
+    error: KafkaError
+
+
 class Kafka:
     """A consumer of confluent-kafka, as far as the poll loop sees it. Paused stays paused, as there."""
 
@@ -33,6 +40,7 @@ class Kafka:
         self.ends: dict[int, int] = {}
         self.checkpoint = Checkpoint()
         self.commits: list[list[TopicPartition]] = []
+        self.commit_error: KafkaError | None = None
         self.assigned: dict[str, int] = {}
 
     def subscribe(self, topics: list[str], on_assign: Any, on_revoke: Any) -> None:
@@ -92,7 +100,9 @@ class Kafka:
 
     def commit(self, offsets: list[TopicPartition], asynchronous: bool) -> list[TopicPartition]:
         self.commits.append(offsets)
-        return offsets
+        if self.commit_error is None:
+            return offsets
+        return [Answer(place.partition, self.commit_error) for place in offsets]  # type: ignore[misc]
 
     def close(self) -> None: ...
 
@@ -305,3 +315,49 @@ async def test_what_was_committed_is_told_to_the_partition(consumer: LogConsumer
     assert [place.topic for places in kafka.commits for place in places] == [EVENTS]
     (checkpoint,) = told
     assert checkpoint.encode() == kafka.commits[0][0].metadata
+
+
+async def test_a_commit_is_made_for_a_stale_record_although_it_says_nothing_new(
+    consumer: LogConsumer, kafka: Kafka
+) -> None:
+    kafka.assign()
+    kafka.end(DEFERRED, 0)
+    kafka.end(EVENTS, 0)
+    consumer.start()
+    await read_all(consumer, kafka)
+    consumer._tell_committed(consumer._to_commit())
+    assert consumer._to_commit() == {}
+    kafka.give(DEFERRED, 0, stale_record())
+    await read_all(consumer, kafka)
+    assert set(consumer._to_commit()) == {0}
+
+
+async def test_a_partition_whose_commit_failed_is_told_of_none(
+    consumer: LogConsumer, kafka: Kafka, owner: Owner
+) -> None:
+    kafka.assign()
+    kafka.end(DEFERRED, 0)
+    kafka.end(EVENTS, 0)
+    kafka.give(DEFERRED, 0, stale_record())
+    consumer.start()
+    await read_all(consumer, kafka)
+    kafka.commit_error = KafkaError(KafkaError._FENCED)
+    await consumer.close()
+    assert kafka.commits
+    assert not owner.asked.tombstones
+
+
+async def test_a_checkpoint_that_the_broker_would_not_take_keeps_no_other_from_it(
+    consumer: LogConsumer, kafka: Kafka
+) -> None:
+    pending = tuple(range(0, 10**13, 10**9))
+    long = Checkpoint(0, {Lane.LOW: (10**14, pending)})
+    kafka.nothing(lambda: consumer._commit({0: long, 1: Checkpoint(7)}))
+    consumer.start()
+    await read_all(consumer, kafka)
+    assert [[place.partition for place in places] for places in kafka.commits] == [[1]]
+
+
+def stale_record() -> bytes:
+    envelope = Envelope(task_type="f", task_id="a", origin=Origin(Lane.LOW, 3, 0))
+    return encode(DeferredRecord(envelope, -1, 1, Reason.RETRY))

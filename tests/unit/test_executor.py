@@ -1,45 +1,107 @@
 """An attempt's life where it does not go as it should: what is let go, what is never repeated, what waits."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import hashlib
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
-from owner_world import Told, owner, world
+from owner_world import Asked, Told, owner, world
 
+from dispatcher import claims, executor
 from dispatcher.buffers import Command
 from dispatcher.claims import Claims
 from dispatcher.executor import Executor
 from dispatcher.repeats import Repeats
-from dispatcher.runtimes.base import Sandbox, SandboxSpec
+from dispatcher.runtimes.base import Exit, Sandbox, SandboxSpec
 from mayfly.adapters.kafka import MAX_MESSAGE_BYTES
 from mayfly.errors import BlobNotFound, BlobsUnavailable, SandboxLost
-from mayfly.events import Claimed, Event, Finished, decode_event
+from mayfly.events import CancelRequested, Claimed, Deferred, Event, Finished, Reason, decode_event
 from mayfly.function import Function
 from mayfly.settings import Settings
-from mayfly.task import BlobRef, Envelope, Failure, FailureType, Lane, Outcome, Position
+from mayfly.task import (
+    BlobRef,
+    Envelope,
+    Failure,
+    FailureType,
+    Lane,
+    Outcome,
+    Position,
+    RetryPolicy,
+    Status,
+    encode,
+)
 
 DEADLINE_SECONDS = 30.0
 FUNCTION = Function(name="f", image="i", version="v")
+UNIX = Function(name="f", image="i", version="v", contract="unix", retries=RetryPolicy(max_attempts=3))
+
+
+class Process:
+    """A sandbox of the Unix contract: what it prints, and its exit code. It ends when `end` is set."""
+
+    def __init__(self, prints: bytes = b"", code: int = 0, *, ended: bool = True, lost: bool = False) -> None:
+        self._prints = prints
+        self._code = code
+        self._lost = lost
+        self.end = asyncio.Event()
+        if ended:
+            self.end.set()
+        self.removed = False
+        self.signals: list[str] = []
+
+    @property
+    async def stdout(self) -> AsyncIterator[bytes]:
+        await self.end.wait()
+        if self._lost:
+            raise SandboxLost("the engine is gone")
+        yield self._prints
+
+    @property
+    async def stderr(self) -> AsyncIterator[bytes]:
+        await self.end.wait()
+        yield b""
+
+    async def write(self, data: bytes) -> None: ...
+
+    async def close_stdin(self) -> None: ...
+
+    async def kill(self, signal: str = "SIGKILL") -> None:
+        self.signals.append(signal)
+        self.end.set()
+
+    async def wait(self) -> Exit:
+        await self.end.wait()
+        return Exit(self._code, oom_killed=False)
+
+    async def remove(self) -> None:
+        self.removed = True
 
 
 class World:
     """The parts around an executor: a log that is read back at once, and the rest as a test wants it."""
 
     def __init__(self, tmp_path: Path) -> None:
-        self.told = Told()
-        self.partition = owner(world(self.told))
+        self.told, self.asked = Told(), Asked()
+        self.partition = owner(
+            world(self.told, self.asked, on_cancel=lambda task_id: self.executor.cancel(task_id))
+        )
         self.events: list[Event] = []
+        self.before: Callable[[], object] = lambda: None
+        """Happens before the next event lands."""
         self.held: set[tuple[int, int]] = set()
         self.functions = {"f": FUNCTION}
         self.outcomes: list[Outcome] = []
         self.launch_with: Callable[[], Awaitable[Sandbox]] = self.no_sandbox
+        self.launched: list[SandboxSpec] = []
+        self.engine_is_well = True
+        self.stored: dict[str, bytes] = {}
         self.get_with: Callable[[], bytes] = self.no_blob
-        claims = Claims("me", self, self)
         self.executor = Executor(
             Settings(state_dir=tmp_path),
-            claims=claims,
+            claims=Claims("me", self, self),
             repeats=Repeats(self, self),
             blobs=self,
             catalog=self,
@@ -62,6 +124,11 @@ class World:
         assert len(value) < MAX_MESSAGE_BYTES
         event = decode_event(value)
         assert event is not None
+        before, self.before = self.before, lambda: None
+        before()
+        self.land(event)
+
+    def land(self, event: Event) -> None:
         self.events.append(event)
         self.partition.take_event(len(self.events) - 1, event, 0)
 
@@ -88,10 +155,20 @@ class World:
     egress_refusal = None
 
     async def launch(self, spec: SandboxSpec) -> Sandbox:
+        self.launched.append(spec)
         return await self.launch_with()
 
     async def healthy(self) -> bool:
-        return True
+        return self.engine_is_well
+
+    def runs(self, *sandboxes: Process) -> None:
+        """What is launched, one after the other."""
+        left = list(sandboxes)
+
+        async def launch() -> Any:
+            return left.pop(0)
+
+        self.launch_with = launch
 
     async def no_sandbox(self) -> Sandbox:
         raise SandboxLost("there is none")
@@ -99,7 +176,8 @@ class World:
     # --- the store
 
     async def put(self, key: str, data: bytes, content_type: str) -> BlobRef:
-        raise AssertionError("nothing to store")
+        self.stored[key] = data
+        return BlobRef(key, len(data), "")
 
     async def get(self, key: str) -> bytes:
         return self.get_with()
@@ -185,3 +263,262 @@ async def test_an_outcome_fits_the_log_however_large_what_it_quotes(world: World
     await world.run(Envelope(task_type="\x7f" * 900_000, task_id="a"))
     assert [outcome.failure and outcome.failure.type for outcome in world.outcomes] == [FailureType.INVALID]
     assert isinstance(world.events[-1], Finished)
+
+
+# --- trying again
+
+
+@pytest.fixture
+def unix(world: World, monkeypatch: pytest.MonkeyPatch) -> World:
+    for module in (claims, executor):
+        monkeypatch.setattr(module, "BACKOFF_SECONDS", (0.0,) * 5)
+    world.functions["f"] = UNIX
+    return world
+
+
+def kinds(world: World) -> list[str]:
+    return [type(event).__name__ for event in world.events]
+
+
+async def test_an_attempt_that_failed_lets_its_task_wait_for_the_next(unix: World) -> None:
+    unix.runs(Process(code=1))
+    await unix.run(envelope())
+    claim, wait = unix.events
+    assert isinstance(claim, Claimed)
+    assert isinstance(wait, Deferred)
+    assert (wait.reason, wait.fence, wait.attempt) == (Reason.RETRY, 0, 1)
+    assert wait.outcome is not None
+    assert wait.outcome.failure is not None
+    assert wait.outcome.failure.type is FailureType.EXIT_CODE
+    assert unix.told.changes[-1] == ("a", Status.RETRYING)
+    assert not unix.held
+    unix.partition.pass_over()
+    assert [record.attempt for record in unix.asked.kept] == [1]
+
+
+async def test_the_last_attempt_that_fails_is_the_end(unix: World) -> None:
+    unix.runs(Process(code=1))
+    await unix.run(envelope(retry=RetryPolicy(max_attempts=1)))
+    assert kinds(unix) == ["Claimed", "Finished"]
+    assert [letter.task_id for letter in unix.asked.letters] == ["a"]
+
+
+async def test_a_task_says_more_of_its_retries_than_its_function(unix: World) -> None:
+    unix.runs(Process(code=1))
+    policy = RetryPolicy(never_on=(FailureType.EXIT_CODE,))
+    await unix.run(envelope(retry=policy))
+    assert kinds(unix) == ["Claimed", "Finished"]
+
+
+@pytest.mark.parametrize(("code", "ends"), [(75, "Deferred"), (65, "Finished")])
+async def test_a_function_says_itself_whether_to_try_again(code: int, ends: str, unix: World) -> None:
+    unix.functions["f"] = msgspec.structs.replace(UNIX, retries=RetryPolicy())
+    unix.runs(Process(code=code))
+    await unix.run(envelope())
+    assert kinds(unix) == ["Claimed", ends]
+
+
+async def test_what_succeeds_is_stored_under_its_attempt_and_its_fence(unix: World) -> None:
+    unix.runs(Process(b"1"))
+    await unix.run(envelope())
+    assert unix.stored == {"results/a/1-0": b"1"}
+    end = unix.events[-1]
+    assert isinstance(end, Finished)
+    assert end.outcome.result is not None
+    assert end.outcome.result.blob.key == "results/a/1-0"
+
+
+# --- sandboxes that are lost
+
+
+async def test_a_sandbox_that_was_lost_is_followed_by_another_claim_and_counts_apart(unix: World) -> None:
+    unix.runs(Process(lost=True), Process(code=1))
+    await unix.run(envelope(retry=RetryPolicy(max_attempts=2)))
+    first, second, wait = unix.events
+    assert isinstance(first, Claimed)
+    assert isinstance(second, Claimed)
+    assert (second.follows, second.attempt, second.losses) == (0, 2, 1)
+    # One attempt of two: what was lost is none of the function's.
+    assert isinstance(wait, Deferred)
+
+
+async def test_a_task_is_delivered_again_three_times_and_no_more(unix: World) -> None:
+    unix.runs(*(Process(lost=True) for _ in range(9)))
+    await unix.run(envelope())
+    assert kinds(unix) == ["Claimed"] * 5 + ["Finished"]
+    end = unix.events[-1]
+    assert isinstance(end, Finished)
+    assert end.outcome.failure is not None
+    assert end.outcome.failure.type is FailureType.LOST
+    assert "the engine is gone" in end.outcome.failure.message
+    assert len(unix.launched) == 4
+
+
+@pytest.mark.parametrize("by", ["task", "function"])
+async def test_a_task_that_is_not_to_be_delivered_again_is_not(by: str, unix: World) -> None:
+    if by == "function":
+        unix.functions["f"] = msgspec.structs.replace(UNIX, redeliver=False)
+    unix.runs(Process(lost=True), Process(b"1"))
+    await unix.run(envelope(redeliver=False) if by == "task" else envelope())
+    assert len(unix.launched) == 1
+    end = unix.events[-1]
+    assert isinstance(end, Finished)
+    assert end.outcome.failure is not None
+    assert end.outcome.failure.type is FailureType.LOST
+
+
+async def test_a_task_may_be_delivered_again_although_its_function_says_otherwise(unix: World) -> None:
+    unix.functions["f"] = msgspec.structs.replace(UNIX, redeliver=False)
+    unix.runs(Process(lost=True), Process(b"1"))
+    await unix.run(envelope(redeliver=True))
+    assert unix.stored == {"results/a/2-1": b"1"}
+
+
+async def test_a_sandbox_is_not_launched_ahead_for_a_task_that_is_not_to_run_again(unix: World) -> None:
+    unix.functions["f"] = msgspec.structs.replace(FUNCTION, redeliver=False)
+    unix.runs(Process(lost=True), Process())
+    await unix.run(envelope())
+    assert len(unix.launched) == 1
+
+
+# --- which image
+
+
+async def test_a_task_that_names_its_image_runs_on_that(unix: World) -> None:
+    unix.runs(Process(b"1"))
+    await unix.run(envelope(image="pinned"))
+    assert [spec.image for spec in unix.launched] == ["pinned"]
+    claim = unix.events[0]
+    assert isinstance(claim, Claimed)
+    assert claim.image == "pinned"
+
+
+# --- cancelling
+
+
+async def cancel(world: World) -> None:
+    """The client asks for the end, and the owner reads it."""
+    await world.append_event(3, "a", encode(CancelRequested("a", Lane.NORMAL, 0)))
+
+
+async def until(world: World, what: Callable[[], object]) -> None:
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        while not what():
+            await asyncio.sleep(0)
+
+
+async def test_a_task_that_runs_is_stopped_and_is_cancelled(unix: World) -> None:
+    sandbox = Process(code=143, ended=False)
+    unix.runs(sandbox)
+    running = asyncio.create_task(unix.run(envelope()))
+    await until(unix, lambda: unix.launched)
+    await cancel(unix)
+    await running
+    assert sandbox.signals[0] == "SIGTERM"
+    assert sandbox.removed
+    assert [outcome.status for outcome in unix.outcomes] == [Status.CANCELLED]
+    assert not unix.asked.letters
+
+
+async def test_a_task_that_is_heard_of_by_another_way_is_stopped_too(unix: World) -> None:
+    """Its partition is another's by now: no event of it is read here."""
+    sandbox = Process(code=143, ended=False)
+    unix.runs(sandbox)
+    running = asyncio.create_task(unix.run(envelope()))
+    await until(unix, lambda: unix.launched)
+    unix.executor.cancel("a")
+    await running
+    assert [outcome.status for outcome in unix.outcomes] == [Status.CANCELLED]
+
+
+async def test_a_task_is_cancelled_while_its_sandbox_is_being_launched(unix: World) -> None:
+    """However long that takes: the engine may be away for hours."""
+    unix.engine_is_well = False
+    running = asyncio.create_task(unix.run(envelope()))
+    await until(unix, lambda: len(unix.launched) > 2)
+    await cancel(unix)
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        await running
+    assert [outcome.status for outcome in unix.outcomes] == [Status.CANCELLED]
+    assert not unix.held
+
+
+async def test_a_task_is_cancelled_while_its_input_is_fetched(unix: World) -> None:
+    fetching = asyncio.Event()
+
+    async def get(key: str) -> bytes:
+        fetching.set()
+        await cancel(unix)
+        return b"1"
+
+    unix.get = get  # type: ignore[method-assign]
+    digest = hashlib.sha256(b"1").hexdigest()
+    await unix.run(envelope(payload_ref=BlobRef("payloads/a", 1, digest)))
+    assert fetching.is_set()
+    assert not unix.launched
+    assert [outcome.status for outcome in unix.outcomes] == [Status.CANCELLED]
+
+
+async def test_a_task_that_is_cancelled_before_its_claim_counts_gets_no_sandbox(unix: World) -> None:
+    unix.before = lambda: unix.land(CancelRequested("a", Lane.NORMAL, 0))
+    await unix.run(envelope())
+    assert not unix.launched
+    assert [outcome.status for outcome in unix.outcomes] == [Status.CANCELLED]
+
+
+async def test_a_result_that_was_there_before_the_end_was_asked_for_stands(unix: World) -> None:
+    unix.runs(Process(b"1"))
+
+    async def put(key: str, data: bytes, content_type: str) -> BlobRef:
+        await cancel(unix)
+        return BlobRef(key, len(data), "")
+
+    unix.put = put  # type: ignore[method-assign]
+    await unix.run(envelope())
+    assert [outcome.status for outcome in unix.outcomes] == [Status.COMPLETED]
+
+
+async def test_a_task_that_fails_after_its_end_was_asked_for_is_not_tried_again(unix: World) -> None:
+    sandbox = Process(code=1, ended=False)
+    unix.runs(sandbox)
+    running = asyncio.create_task(unix.run(envelope()))
+    await until(unix, lambda: unix.launched)
+    # It is not heard here, and only the fold tells.
+    unix.executor.cancel = lambda _: None  # type: ignore[method-assign]
+    await cancel(unix)
+    sandbox.end.set()
+    await running
+    assert kinds(unix) == ["Claimed", "CancelRequested", "Finished"]
+    assert [outcome.status for outcome in unix.outcomes] == [Status.CANCELLED]
+
+
+# --- what breaks
+
+
+async def test_an_attempt_that_breaks_before_its_claim_is_not_tried_again_at_once(unix: World) -> None:
+    async def find(name: str, revision: int) -> Function | None:
+        raise RuntimeError("a bug")
+
+    unix.find = find  # type: ignore[method-assign]
+    with pytest.raises(RuntimeError):
+        await unix.run(envelope())
+    assert unix.partition.next(Lane.NORMAL) is None
+    assert list(unix.partition.held()) == []
+    assert unix.partition.next(Lane.NORMAL) is not None
+
+
+async def test_a_dispatcher_that_is_stopped_leaves_no_sandbox_that_is_being_launched(unix: World) -> None:
+    launching = asyncio.Event()
+
+    async def slow() -> Sandbox:
+        launching.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    unix.launch_with = slow
+    before = asyncio.all_tasks()
+    running = asyncio.create_task(unix.run(envelope()))
+    await launching.wait()
+    running.cancel()
+    await asyncio.wait({running})
+    assert asyncio.all_tasks() == before

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dispatcher.offsets import MAX_METADATA, MAX_PENDING, Checkpoint, LaneOffsets, Offsets
+from dispatcher.offsets import MAX_METADATA, MAX_PENDING, MAX_RESUMED, Checkpoint, LaneOffsets, Offsets
 from mayfly.fold import Resumed
 from mayfly.task import Lane, Position
 
@@ -44,11 +44,18 @@ def test_what_no_dispatcher_wrote_is_refused(text: str) -> None:
         Checkpoint.decode(text)
 
 
-def test_as_much_as_may_be_pending_fits_the_metadata() -> None:
-    """At a distance of 10,000 commands between one that is pending and the next."""
-    pending = tuple(range(10**12, 10**12 + MAX_PENDING * 10_000, 10_000))
-    checkpoint = Checkpoint(10**12, {Lane.NORMAL: (pending[-1] + 1, pending)})
+def test_as_much_as_may_be_pending_and_resumed_fits_the_metadata() -> None:
+    """At a distance of two million commands, and a million events, between one and the next."""
+    third = MAX_PENDING // 3 + 1
+    lanes = {}
+    for lane in Lane:
+        pending = tuple(range(10**12, 10**12 + third * 2_000_000, 2_000_000))
+        lanes[lane] = (10**13, pending)
+    start = 10**12
+    resumed = tuple(Resumed(start + number * 1_000_000, True) for number in range(MAX_RESUMED))
+    checkpoint = Checkpoint(start, lanes, 10**12, resumed)
     assert len(checkpoint.encode()) <= MAX_METADATA
+    assert Checkpoint.decode(checkpoint.encode()) == checkpoint
 
 
 def test_what_was_read_and_passed_over_is_pending() -> None:
@@ -60,6 +67,15 @@ def test_what_was_read_and_passed_over_is_pending() -> None:
     lane.done(1)
     assert lane.pending == {0, 2}
     assert lane.start == 0
+
+
+def test_a_command_that_is_done_tells_what_is_pending_because_of_it() -> None:
+    lane = LaneOffsets()
+    for offset in range(4):
+        lane.read(offset)
+    assert lane.done(2) == [0, 1]
+    assert lane.done(0) == []
+    assert lane.done(3) == []
 
 
 def test_an_offset_that_holds_no_command_is_never_pending() -> None:
