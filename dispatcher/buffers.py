@@ -55,7 +55,10 @@ class LaneBuffer:
     def __init__(self) -> None:
         self._commands: deque[Command] = deque()
         self._bytes = 0
+        self._read = -1
         self.paused = False
+        self.needed = -1
+        """The offset that the lane is to be read up to, whatever waits."""
 
     def __len__(self) -> int:
         return len(self._commands)
@@ -63,6 +66,7 @@ class LaneBuffer:
     def append(self, command: Command) -> None:
         self._commands.append(command)
         self._bytes += command.size
+        self._read = command.position.offset
 
     def popleft(self) -> Command:
         command = self._commands.popleft()
@@ -75,8 +79,10 @@ class LaneBuffer:
 
     @property
     def should_pause(self) -> bool:
-        return len(self) >= MAX_BUFFERED or self._bytes >= MAX_BUFFERED_BYTES
+        full = len(self) >= MAX_BUFFERED or self._bytes >= MAX_BUFFERED_BYTES
+        return full and self._read >= self.needed
 
     @property
     def should_resume(self) -> bool:
-        return len(self) <= MIN_BUFFERED and self._bytes <= MAX_BUFFERED_BYTES // 4
+        empty = len(self) <= MIN_BUFFERED and self._bytes <= MAX_BUFFERED_BYTES // 4
+        return empty or self._read < self.needed

@@ -143,7 +143,12 @@ class Commands:
         )
 
     def was_read(self, task_id: str, position: Position) -> bool:
+        """Whether that command of the task was read, so that it can be marked done."""
         return position in self._open.get(task_id, ()) or self.offsets.is_done(position)
+
+    def need(self, position: Position) -> None:
+        """It is waited for: its lane is to be read up to there, however much that is."""
+        self.buffers[position.lane].needed = max(self.buffers[position.lane].needed, position.offset)
 
     def done(self, task_id: str, position: Position) -> None:
         self._inherited.update(one for one in self.offsets.done(position) if one not in self._started)

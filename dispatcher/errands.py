@@ -9,6 +9,7 @@ import structlog
 
 from dispatcher.claims import backoff
 from dispatcher.partition import Partition
+from dispatcher.records import key_of
 from mayfly.errors import LogUnavailable
 from mayfly.events import DeadLetter, DeferredRecord
 from mayfly.faultpoints import FaultPoint, reached
@@ -35,12 +36,14 @@ class ErrandRunner:
         self._running: set[asyncio.Task[None]] = set()
 
     def keep(self, partition: Partition, record: DeferredRecord) -> None:
-        value, task = encode(record), f"{record.envelope.task_id}/{record.fence}"
+        value, task_id, fence = encode(record), record.envelope.task_id, record.fence
         # A key for each try: one that landed although it seemed not to must never be written a second time.
         # A late copy under its key would take the place of a record that the checkpoint vouches for.
         self._start(
             partition,
-            lambda: self._topics.append_record(partition.number, f"{task}/{uuid.uuid4().hex}", value),
+            lambda: self._topics.append_record(
+                partition.number, key_of(task_id, fence, uuid.uuid4().hex), value
+            ),
             FaultPoint.RECORD_APPENDED,
         )
 

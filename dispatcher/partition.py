@@ -19,7 +19,7 @@ from dispatcher.expectations import Expectations
 from dispatcher.letters import Letters
 from dispatcher.limits import Turns
 from dispatcher.offsets import MAX_RESUMED, Checkpoint
-from dispatcher.records import Records, Restored
+from dispatcher.records import Records, Restored, Verdict, task_of
 from dispatcher.waiting import Waiting, WaitingRoom
 from dispatcher.work import CANCELLED, EXPIRED, Work
 from mayfly import view
@@ -162,6 +162,9 @@ class Partition:
         """A record of the deferred topic; without a value, a tombstone."""
         if restored := self._records.read(offset, key, value):
             self._restore(restored)
+        if value is None and self._records.loaded:
+            # Whoever wrote it. A task's next record may follow at once, and is not to be found stale.
+            self.tombstoned(key, task_of(key))
         self._judge()
 
     def take_records_end(self, offset: int) -> None:
@@ -298,7 +301,7 @@ class Partition:
         """Look at the records that nobody has vouched for, as far as the fold has come."""
         if self.caught_up:
             self._records.judge(self._end, self._would_back)
-            self._records.settle(self._may_back, self._back)
+            self._records.settle(self._back)
             if not self._begun:
                 self._begun = True
                 for task_id in self._fold.in_the_log:
@@ -308,12 +311,19 @@ class Partition:
         state = self._fold.get(waiting.task_id)
         return state is not None and needs_record(state) and state.fence == waiting.fence
 
-    def _back(self, waiting: Waiting) -> bool:
+    def _back(self, waiting: Waiting) -> Verdict:
         """The record is the task's state from here on, if it can be: the commands before it are done."""
         task_id, fence = waiting.task_id, waiting.fence
         state = self._fold.get(task_id)
-        if state is None or not self._fold.back(task_id, fence, waiting.key):
-            return False
+        if state is None or not self._would_back(waiting):
+            return Verdict.STALE
+        claimed = state.command if state.resumed is None else None
+        if claimed is not None and not self._commands.was_read(task_id, claimed):
+            # It cannot be marked done yet. To call the record stale for that would be wrong: another owner
+            # may find it good, and vouch for it, before the tombstone lands.
+            self._commands.need(claimed)
+            return Verdict.WAITS
+        self._fold.back(task_id, fence, waiting.key)
         self._kept.pop(task_id, None)
         self._left.pop(task_id, None)
         self._admit(waiting, waiting.record)
@@ -322,14 +332,7 @@ class Partition:
             # nothing is left of the task but this record, and then not even that.
             for command in self._commands.named(task_id, state.command, fence):
                 self._mark_done(task_id, command.position)
-        return True
-
-    def _may_back(self, waiting: Waiting) -> bool:
-        """Whether the command that the task was claimed by was read, so that it can be marked done."""
-        state = self._fold.get(waiting.task_id)
-        if state is None or state.command is None or state.resumed is not None:
-            return True
-        return self._commands.was_read(waiting.task_id, state.command)
+        return Verdict.BACKS
 
     def _admit(self, waiting: Waiting, record: DeferredRecord) -> None:
         """The record backs its task, which waits."""
@@ -344,7 +347,9 @@ class Partition:
         state = self._fold.get(task_id)
         if state is not None and needs_record(state) and self.caught_up:
             command = self._commands.before(task_id, state.fence)
-            if command is not None:
+            claimed = state.command if state.resumed is None else None
+            at_hand = claimed is None or self._commands.was_read(task_id, claimed)
+            if command is not None and at_hand:
                 self._keep(command, state)
 
     def _keep(self, command: Command, state: TaskState) -> None:

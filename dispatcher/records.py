@@ -6,6 +6,7 @@ the checkpoint's offset back, and a record backs its task only when that offset 
 record alone must be vouched for.
 """
 
+import enum
 import heapq
 from collections import OrderedDict
 from collections.abc import Callable
@@ -36,6 +37,26 @@ class Restored(NamedTuple):
 
     task_id: str
     waiting: Waiting | None
+
+
+class Verdict(enum.Enum):
+    """Of a record that was found good, once those before it are settled."""
+
+    BACKS = "backs"
+    WAITS = "waits"
+    """What it takes to back its task is not at hand yet."""
+    STALE = "stale"
+    """The task went on in the meantime."""
+
+
+def key_of(task_id: str, fence: int, nonce: str) -> str:
+    """A record's key: `nonce` was never used."""
+    return f"{task_id}/{fence}/{nonce}"
+
+
+def task_of(key: str) -> str:
+    """The task that a record with that key was written for."""
+    return key.partition("/")[0]
 
 
 def _fence(waiting: Waiting) -> int:
@@ -143,19 +164,18 @@ class Records:
                 else:
                     self._condemn(one.waiting)
 
-    def settle(self, may_back: Callable[[Waiting], bool], back: Callable[[Waiting], bool]) -> None:
-        """Pass over the records that back their tasks, up to the first of which that is not known.
-
-        `may_back` says whether it is time for that; `back` has the record back its task from here on, if it
-        still can.
-        """
+    def settle(self, back: Callable[[Waiting], Verdict]) -> None:
+        """Pass over the records that back their tasks, up to the first of which that is not known. `back` has
+        the record back its task from here on, if it can."""
         while self._unsettled:
             key, first = next(iter(self._unsettled.items()))
-            if not first.backs or not may_back(first.waiting):
+            if not first.backs:
+                return
+            verdict = back(first.waiting)
+            if verdict is Verdict.WAITS:
                 return
             self._to_back.pop(first.waiting.task_id, None)
-            if not back(first.waiting):
-                # The task went on in the meantime.
+            if verdict is Verdict.STALE:
                 first.backs = False
                 self._condemn(first.waiting)
                 return

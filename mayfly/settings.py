@@ -78,8 +78,9 @@ class Settings(BaseSettings):
     """The Docker engine's address; unset means DOCKER_HOST, the Docker context, the default socket."""
 
     # --- limits, bytes
-    payload_inline_bytes: int = 64 * KIB
-    """A larger payload goes to S3 and rides in the envelope by reference."""
+    payload_inline_bytes: int = Field(64 * KIB, ge=0, le=400 * KIB)
+    """A larger payload goes to S3 and rides in the envelope by reference. A command has to fit one record of
+    the log, with all that comes to be said of its task."""
     payload_bytes: int = 6 * MIB
     """A larger payload is refused with 413."""
     result_inline_bytes: int = 32 * KIB

@@ -28,7 +28,7 @@ MAX_DELAY_SECONDS: Final = 366 * 86_400
 """How far ahead a task may be scheduled: a year."""
 LAST_MILLISECOND: Final = 253_402_300_799_999
 """Of the year 9999, since 1970: no time lies behind it."""
-MAX_COMMAND_BYTES: Final = 800_000
+MAX_COMMAND_BYTES: Final = 600_000
 """A command is to fit one record again with all that comes to be said of its task."""
 MAX_ATTEMPTS: Final = 100
 """What a policy may ask for: every attempt is kept, so their number has to end."""

@@ -1,11 +1,12 @@
 """One owner's partition: when it acts, what it waits for, and what it may commit."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 from owner_world import Asked, Told, claimed, command, finished, owner, world
 
-from dispatcher.buffers import MAX_BUFFERED, MIN_BUFFERED
+from dispatcher.buffers import MAX_BUFFERED, MAX_BUFFERED_BYTES, MIN_BUFFERED
 from dispatcher.expectations import PartitionLost
 from dispatcher.offsets import MAX_PENDING, Checkpoint
 from dispatcher.partition import Partition
@@ -153,6 +154,25 @@ def test_a_full_lane_is_paused_and_resumed_when_most_of_it_is_gone() -> None:
         assert not buffer.should_resume
         buffer.popleft()
     assert buffer.should_resume
+
+
+def test_a_lane_is_read_on_to_the_command_that_a_record_waits_for() -> None:
+    """However large those before it are: its partition's other records wait behind that one."""
+    mine = owner(events_end=2)
+    mine.take_event(0, claimed("a", 100), 0)
+    mine.take_event(1, Deferred("a", 0, 1, Reason.RETRY), 0)
+    envelope = Envelope(task_type="f", task_id="a", origin=Origin(Lane.NORMAL, 100, 0))
+    mine.take_record(0, "key", encode(DeferredRecord(envelope, 1, 1, Reason.RETRY)))
+    buffer = mine.buffers[Lane.NORMAL]
+    for offset in range(100):
+        large = command(f"t{offset}", offset)
+        mine.take_command(replace(large, size=MAX_BUFFERED_BYTES // 10))
+        assert not buffer.should_pause
+    buffer.paused = True
+    assert buffer.should_resume
+    mine.take_command(command("a", 100))
+    assert buffer.should_pause
+    assert mine.waiting.get("a") is not None
 
 
 async def test_a_cancelled_waiter_is_no_trouble() -> None:

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dispatcher.records import Records, Restored, Stale
+from dispatcher.records import Records, Restored, Stale, Verdict
 from dispatcher.waiting import Waiting
 from mayfly.events import DeferredRecord, Reason
 from mayfly.task import Envelope, Lane, Origin, encode
@@ -21,6 +21,10 @@ def yes(_: Waiting) -> bool:
 
 def no(_: Waiting) -> bool:
     return False
+
+
+def backs(_: Waiting) -> Verdict:
+    return Verdict.BACKS
 
 
 def loaded(vouched: int = 0) -> Records:
@@ -90,7 +94,7 @@ def test_a_record_that_backs_its_task_is_settled() -> None:
     records.read(0, "k", value("a"))
     records.judge(1, yes)
     assert records.settled == 0
-    records.settle(yes, yes)
+    records.settle(backs)
     assert records.settled == 1
 
 
@@ -101,14 +105,14 @@ def test_a_record_backs_its_task_only_when_those_before_it_are_settled() -> None
     records.judge(1, lambda waiting: waiting.task_id == "a")
     backed: list[str] = []
 
-    def back(waiting: Waiting) -> bool:
+    def back(waiting: Waiting) -> Verdict:
         backed.append(waiting.task_id)
-        return True
+        return Verdict.BACKS
 
-    records.settle(yes, back)
+    records.settle(back)
     assert (backed, records.settled) == ([], 0)
     records.gone("stale")
-    records.settle(yes, back)
+    records.settle(back)
     assert (backed, records.settled) == (["a"], 2)
 
 
@@ -116,9 +120,9 @@ def test_a_record_that_may_not_back_its_task_yet_holds_those_behind_it() -> None
     records = loaded()
     records.read(0, "k", value("a"))
     records.judge(1, yes)
-    records.settle(no, yes)
+    records.settle(lambda _: Verdict.WAITS)
     assert records.settled == 0
-    records.settle(yes, yes)
+    records.settle(backs)
     assert records.settled == 1
 
 
@@ -126,7 +130,7 @@ def test_a_record_whose_task_went_on_meanwhile_is_stale() -> None:
     records = loaded()
     records.read(0, "k", value("a"))
     records.judge(1, yes)
-    records.settle(yes, no)
+    records.settle(lambda _: Verdict.STALE)
     records.before_commit()
     assert records.after_commit() == [Stale("k", "a")]
     assert records.settled == 0
@@ -164,7 +168,12 @@ def test_what_is_stale_goes_after_a_commit_that_began_later_and_is_not_asked_for
 def test_settled_never_goes_back_and_passes_nothing_that_is_not(
     written: list[tuple[str, int, bool]], vouched: int, data: st.DataObject
 ) -> None:
-    records, before, judged = Records(vouched), vouched, set()
+    records, before, judged = Records(vouched), vouched, set[str]()
+
+    def back(waiting: Waiting) -> Verdict:
+        judged.add(waiting.key)
+        return Verdict.BACKS
+
     load_at = data.draw(st.integers(0, len(written)))
     there: dict[str, int] = {}
     for offset, (task, fence, is_there) in enumerate(written):
@@ -180,7 +189,7 @@ def test_settled_never_goes_back_and_passes_nothing_that_is_not(
             end = data.draw(st.integers(0, 4))
             backing = data.draw(st.booleans())
             records.judge(end, lambda _, backing=backing: backing)
-            records.settle(yes, lambda waiting: judged.add(waiting.key) is None)
+            records.settle(back)
         assert records.settled >= before
         before = records.settled
         if records.loaded:

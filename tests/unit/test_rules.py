@@ -213,6 +213,22 @@ def test_a_second_wait_has_its_record_only_when_the_first_ones_is_gone(log: Shar
     assert owner.is_done(Position(Lane.NORMAL, 1))
 
 
+def test_a_tombstone_that_another_wrote_is_as_good_as_our_own(log: SharedLog) -> None:
+    """It had the partition before. If the record that it wrote next were found stale, the next owner would
+    vouch for that one, and our tombstone would land later."""
+    owner, fence = waiting(log)
+    owner.commit()
+    log.defer("a", log.claim("a", release(log, "a", fence), follows=fence, attempt=2))
+    owner.read()
+    log.tombstone("a/0")
+    log.record("a", 3, "a/another", C0)
+    owner.read()
+    state = owner.state("a")
+    assert state is not None
+    assert state.record == "a/another"
+    assert not owner.partition.wants_commit
+
+
 def test_a_command_that_was_not_taken_up_is_done_with_the_wait_that_came_of_it(log: SharedLog) -> None:
     """A new owner finds the record before it comes to the command. A late claim for that one must be void."""
     for task in ("x", "y"):
