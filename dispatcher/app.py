@@ -23,12 +23,13 @@ from dispatcher.housekeeping import Housekeeping
 from dispatcher.liveness import Liveness
 from dispatcher.metrics import Metrics
 from dispatcher.offsets import Checkpoint
-from dispatcher.partition import Partition, World
+from dispatcher.partition import Partition
 from dispatcher.projector import Projector
 from dispatcher.rebuild import Rebuild
 from dispatcher.repeats import Repeats
 from dispatcher.runtimes.docker import DockerRuntime
 from dispatcher.scheduler import Scheduler
+from dispatcher.world import World
 from mayfly.adapters.kafka import (
     DEAD_LETTER_TOPIC,
     Catalog,

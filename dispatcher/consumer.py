@@ -18,7 +18,8 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaExcepti
 
 from dispatcher.buffers import Command
 from dispatcher.offsets import MAX_METADATA, Checkpoint
-from dispatcher.partition import Partition, World
+from dispatcher.partition import Partition
+from dispatcher.world import World
 from mayfly.errors import MayflyError, SettingsError
 from mayfly.events import decode_event
 from mayfly.faultpoints import FaultPoint, reached

@@ -8,8 +8,8 @@ from typing import Protocol
 import structlog
 
 from dispatcher.claims import backoff
-from dispatcher.partition import Partition
 from dispatcher.records import key_of
+from dispatcher.world import Asking
 from mayfly.errors import LogUnavailable
 from mayfly.events import DeadLetter, DeferredRecord
 from mayfly.faultpoints import FaultPoint, reached
@@ -29,13 +29,13 @@ class Topics(Protocol):
 
 
 class ErrandRunner:
-    """Implements `dispatcher.partition.Errands`."""
+    """Implements `dispatcher.world.Errands`."""
 
     def __init__(self, topics: Topics) -> None:
         self._topics = topics
         self._running: set[asyncio.Task[None]] = set()
 
-    def keep(self, partition: Partition, record: DeferredRecord) -> None:
+    def keep(self, partition: Asking, record: DeferredRecord) -> None:
         value, task_id, fence = encode(record), record.envelope.task_id, record.fence
         # A key for each try: one that landed although it seemed not to must never be written a second time.
         # A late copy under its key would take the place of a record that the checkpoint vouches for.
@@ -47,7 +47,7 @@ class ErrandRunner:
             FaultPoint.RECORD_APPENDED,
         )
 
-    def tombstone(self, partition: Partition, key: str, task_id: str) -> None:
+    def tombstone(self, partition: Asking, key: str, task_id: str) -> None:
         self._start(
             partition,
             lambda: self._topics.append_record(partition.number, key, None),
@@ -55,7 +55,7 @@ class ErrandRunner:
             lambda: partition.tombstoned(key, task_id),
         )
 
-    def release(self, partition: Partition, lane: Lane, envelope: Envelope) -> None:
+    def release(self, partition: Asking, lane: Lane, envelope: Envelope) -> None:
         value = encode(envelope)
         self._start(
             partition,
@@ -63,7 +63,7 @@ class ErrandRunner:
             FaultPoint.RELEASED,
         )
 
-    def bury(self, partition: Partition, letter: DeadLetter) -> None:
+    def bury(self, partition: Asking, letter: DeadLetter) -> None:
         value = encode(letter)
         self._start(
             partition,
@@ -74,7 +74,7 @@ class ErrandRunner:
 
     def _start(
         self,
-        partition: Partition,
+        partition: Asking,
         append: Callable[[], Awaitable[None]],
         point: FaultPoint,
         then: Callable[[], None] | None = None,
@@ -95,7 +95,7 @@ class ErrandRunner:
 
 
 async def _until_done(
-    partition: Partition,
+    partition: Asking,
     append: Callable[[], Awaitable[None]],
     point: FaultPoint,
     then: Callable[[], None] | None,

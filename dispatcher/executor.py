@@ -28,9 +28,9 @@ from mayfly import retry
 from mayfly.errors import BlobNotFound, BlobsUnavailable, LogUnavailable, SandboxLost
 from mayfly.events import Reason
 from mayfly.faultpoints import FaultPoint, reached
-from mayfly.fold import Claim
 from mayfly.function import Function
 from mayfly.settings import Settings
+from mayfly.steps import Claim
 from mayfly.task import JSON, MAX_LOSSES, NOTHING, BlobRef, Failure, FailureType, Log, Outcome, Result
 
 log = structlog.get_logger(__name__)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 from mayfly.errors import ReadModelUnavailable
-from mayfly.fold import Held
+from mayfly.steps import Held
 
 log = logging.getLogger(__name__)
 

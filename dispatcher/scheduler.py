@@ -16,7 +16,7 @@ from dispatcher.executor import Executor
 from dispatcher.liveness import Liveness
 from dispatcher.partition import Partition
 from dispatcher.work import Work
-from mayfly.fold import Held
+from mayfly.steps import Held
 from mayfly.task import Lane
 
 log = structlog.get_logger(__name__)

@@ -4,7 +4,7 @@ from typing import Final, NamedTuple
 
 from dispatcher.buffers import Command
 from mayfly.events import Purpose, Reason
-from mayfly.fold import Claim
+from mayfly.steps import Claim
 from mayfly.task import Failure, FailureType, Position
 
 CANCELLED: Final = Failure(FailureType.CANCELLED, "the task was cancelled before it ran")

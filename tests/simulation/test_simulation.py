@@ -20,8 +20,8 @@ import dispatcher.claims
 import dispatcher.commands
 import dispatcher.errands
 import dispatcher.executor
+import dispatcher.intake
 import dispatcher.limits
-import dispatcher.partition
 import dispatcher.rebuild
 
 STEPS = int(os.environ.get("SIMULATION_STEPS", "1800"))
@@ -62,9 +62,9 @@ def simulate(seed: int, steps: int, chaos: Chaos, monkeypatch: pytest.MonkeyPatc
         for module in (dispatcher.claims, dispatcher.errands):
             monkeypatch.setattr(module, "uuid", ids)
         monkeypatch.setattr(dispatcher.commands, "MAX_PENDING", simulation.most_pending)
-        monkeypatch.setattr(dispatcher.partition, "MAX_RESUMED", simulation.most_resumed)
+        monkeypatch.setattr(dispatcher.intake, "MAX_RESUMED", simulation.most_resumed)
         if chaos.narrow:
-            monkeypatch.setattr(dispatcher.partition, "MAX_CHORES", 5)
+            monkeypatch.setattr(dispatcher.intake, "MAX_CHORES", 5)
             monkeypatch.setattr(dispatcher.limits, "MAX_PARKED", 3)
         random.seed(seed)
         runner.run(run(simulation, steps))

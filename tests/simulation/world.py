@@ -25,11 +25,12 @@ from dispatcher.executor import Executor
 from dispatcher.invocation import Reply
 from dispatcher.liveness import Liveness
 from dispatcher.offsets import MAX_METADATA, MAX_PENDING, MAX_RESUMED, Checkpoint
-from dispatcher.partition import Partition, World
+from dispatcher.partition import Partition
 from dispatcher.projector import Projector
 from dispatcher.rebuild import Rebuild
 from dispatcher.repeats import Repeats
 from dispatcher.scheduler import Scheduler
+from dispatcher.world import World
 from mayfly.errors import ReadModelUnavailable, SandboxLost
 from mayfly.events import CancelRequested, Claimed, Finished, Purpose, Reason, decode_event
 from mayfly.fold import Fold, Phase, TaskState
@@ -616,7 +617,7 @@ class Simulation:
     def check(self, process: Process, view: View) -> None:
         """What the dispatcher believes, against what is true as far as it has read."""
         partition = view.partition
-        end = partition._end
+        end = partition.end
         if not partition.caught_up or end == view.checked:
             return
         tasks = (
@@ -680,25 +681,26 @@ class Simulation:
 
 def _rest(partition: Partition) -> list[str]:
     """What the partition still keeps of tasks that are over."""
+    known, intake, endings = partition._known, partition._intake, partition._endings
     kept = {
-        "fold": len(partition._fold),
-        "running": dict(partition._fold.running),
+        "fold": len(known.fold),
+        "running": dict(known.fold.running),
         "waiting": len(partition.waiting),
         "released": partition.waiting.released,
-        "turns": partition._turns._of_group or partition._turns._parked,
-        "chores": partition._running_chores,
-        "resuming": partition._resuming,
-        "gated": partition._gated,
-        "kept": partition._kept,
-        "left": partition._left,
-        "stale": partition._stale,
-        "asked": partition._asked,
-        "open": partition._commands._open,
-        "started": partition._commands._started,
+        "turns": known.turns._of_group or known.turns._parked,
+        "chores": intake._running_chores,
+        "resuming": intake._resuming,
+        "gated": intake._gated,
+        "kept": partition._keeping._kept,
+        "left": endings.left,
+        "stale": partition._keeping._stale,
+        "asked": endings._asked,
+        "open": known.commands._open,
+        "started": known.commands._started,
         "parked": partition.parked,
-        "inherited": partition._commands._inherited,
-        "letters": partition._letters._on_their_way or partition._letters._acknowledged,
-        "unsettled": partition._records._unsettled,
+        "inherited": known.commands._inherited,
+        "letters": endings._letters._on_their_way or endings._letters._acknowledged,
+        "unsettled": known.records._unsettled,
     }
     return [f"{name}: {what}" for name, what in kept.items() if what]
 

@@ -6,7 +6,8 @@ from typing import Any
 
 from dispatcher.buffers import Command
 from dispatcher.offsets import Checkpoint
-from dispatcher.partition import Errands, Partition, Projection, World
+from dispatcher.partition import Partition
+from dispatcher.world import Asking, Errands, Projection, World
 from mayfly import view
 from mayfly.events import Claimed, DeadLetter, DeferredRecord, Finished
 from mayfly.placement import Limit, limit_of
@@ -43,16 +44,16 @@ class Asked:
     def some(self) -> bool:
         return bool(self.kept or self.tombstones or self.releases or self.letters)
 
-    def keep(self, partition: Partition, record: DeferredRecord) -> None:
+    def keep(self, partition: Asking, record: DeferredRecord) -> None:
         self.kept.append(record)
 
-    def tombstone(self, partition: Partition, key: str, task_id: str) -> None:
+    def tombstone(self, partition: Asking, key: str, task_id: str) -> None:
         self.tombstones.append((key, task_id))
 
-    def release(self, partition: Partition, lane: Lane, envelope: Envelope) -> None:
+    def release(self, partition: Asking, lane: Lane, envelope: Envelope) -> None:
         self.releases.append((lane, envelope))
 
-    def bury(self, partition: Partition, letter: DeadLetter) -> None:
+    def bury(self, partition: Asking, letter: DeadLetter) -> None:
         self.letters.append(letter)
 
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from dispatcher.offsets import Checkpoint, Offsets
 from mayfly.events import Claimed, Event, Finished, decode_event
-from mayfly.fold import Claim, Done, Fold, Held, next_step
+from mayfly.fold import Fold
+from mayfly.steps import Claim, Done, Held, next_step
 from mayfly.task import (
     MAX_TIMEOUT_SECONDS,
     NO_FENCE,

@@ -3,8 +3,8 @@
 import pytest
 from shared_log import DONE, Owner, SharedLog
 
+from dispatcher.intake import MAX_CHORES
 from dispatcher.limits import MAX_PARKED
-from dispatcher.partition import MAX_CHORES
 from dispatcher.work import Work
 from mayfly.events import Claimed, Purpose, Reason
 from mayfly.fold import Phase

@@ -6,7 +6,7 @@ import pytest
 
 from dispatcher.liveness import Liveness
 from mayfly.errors import ReadModelUnavailable
-from mayfly.fold import Claim, Held
+from mayfly.steps import Claim, Held
 
 HELD = Held("other", 7, takeover=Claim(7, 2, 1))
 PARTITION = 3

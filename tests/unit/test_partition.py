@@ -11,7 +11,7 @@ from dispatcher.expectations import PartitionLost
 from dispatcher.offsets import MAX_PENDING, Checkpoint
 from dispatcher.partition import Partition
 from mayfly.events import Deferred, DeferredRecord, Reason
-from mayfly.fold import Claim, Held
+from mayfly.steps import Claim, Held
 from mayfly.task import Envelope, Lane, Origin, Status, encode
 
 

@@ -17,7 +17,7 @@ from dispatcher.partition import Partition
 from dispatcher.scheduler import LaneShares, Scheduler
 from dispatcher.work import Work
 from mayfly.events import Claimed, Finished, Purpose
-from mayfly.fold import Held
+from mayfly.steps import Held
 from mayfly.task import NO_FENCE, Lane, Outcome, Position
 
 
