@@ -56,9 +56,12 @@ class Commands:
     def first_read(self, lane: Lane) -> Command | None:
         """The next of those that were not taken up before."""
         buffer = self.buffers[lane]
-        if not buffer or (self._full and buffer.first.position not in self._inherited):
+        if not buffer:
             return None
-        return buffer.first
+        position = buffer.first.position
+        # One that is done, or pending already, makes nothing more pending.
+        goes = not self._full or position in self._inherited or self.offsets.is_done(position)
+        return buffer.first if goes else None
 
     def take_read(self, lane: Lane) -> Command:
         command = self.buffers[lane].popleft()

@@ -487,6 +487,9 @@ class Simulation:
         redis = self.redis
         if self.backup is not None and self.dice.random() < 0.5:
             tasks, there, tokens = self.backup
+            if (there, tokens) == (redis.there, redis.tokens):
+                # What was lost since the last mark, less than half a second ago, would not show.
+                return
             redis.flush()
             redis.tasks = {task_id: dict(fields) for task_id, fields in tasks.items()}
             redis.there, redis.tokens = dict(there), dict(tokens)
@@ -552,8 +555,9 @@ class Simulation:
         # As many again may have been another owner's, if it left without committing them.
         self._hold(pending <= 2 * self.most_pending, f"{pending} pending")
         resumed = len(checkpoint.resumed)
-        # A zombie's claim may come on top.
-        self._hold(resumed <= self.most_resumed or self.chaos.zombies, f"{resumed} resumed")
+        # Claims of an owner before, that land late, come on top.
+        on_top = self.chaos.slots if self.chaos.kills else 0
+        self._hold(resumed <= self.most_resumed + on_top, f"{resumed} resumed")
         older = checkpoint.is_older(before) or checkpoint.deferred < before.deferred
         self._hold(not older, f"an older checkpoint: {before} -> {checkpoint}")
         self.committed = text

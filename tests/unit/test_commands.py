@@ -67,6 +67,13 @@ def test_what_stands_before_a_command_that_is_done_early_is_pending_and_counts(c
     assert commands.first(Lane.HIGH) is not None
 
 
+def test_what_is_done_holds_up_nobody_behind_it_however_much_is_pending(commands: Commands) -> None:
+    read(commands, *(command(f"t{number}", number) for number in range(MAX_PENDING + 2)))
+    commands.done("t0", Position(Lane.NORMAL, 0))
+    commands.done(f"t{MAX_PENDING + 1}", Position(Lane.NORMAL, MAX_PENDING + 1))
+    assert [commands.take(Lane.NORMAL).task_id for _ in range(2)] == ["t0", "t1"]
+
+
 def test_the_commands_of_a_task_are_told_apart(commands: Commands) -> None:
     first, copy = command("a", 0), command("a", 1)
     release = command("a", 2, releases=7)
