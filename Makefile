@@ -13,7 +13,7 @@ PYTHON ?= $(shell for name in python3.14 python3.13 python3.12 python3.11 python
 	"$$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && command -v "$$name" && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test test-unit faults faults-selftest accept check lock clean
+.PHONY: help run demo test test-unit test-long faults faults-selftest accept check lock clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ test: $(READY) ## all tests, on real parts
 
 test-unit: $(READY) ## the tests that need no part: seconds
 	@$(BIN)/pytest tests/unit
+
+test-long: $(READY) ## 100,000 steps of dispatchers that die, lag and lose what they send, on a simulated clock
+	@SIMULATION_STEPS=100000 $(BIN)/pytest tests/simulation -q
 
 faults: $(READY) ## kill, stop and flush every part under 2,000 tasks, and check that none is lost (root)
 	@$(BIN)/python -m tests.faults

@@ -15,6 +15,7 @@ from typing import Final, Protocol
 import msgspec
 import structlog
 
+from dispatcher.aftermath import cancelled_outcome, losses_allowed, pause_after
 from dispatcher.buffers import Command
 from dispatcher.claims import BACKOFF_SECONDS, Claims, backoff, insist
 from dispatcher.expectations import PartitionLost
@@ -24,14 +25,13 @@ from dispatcher.partition import Partition
 from dispatcher.repeats import Repeats
 from dispatcher.runtimes.base import Runtime, Sandbox, SandboxSpec
 from dispatcher.work import CANCELLED, Work
-from mayfly import retry
 from mayfly.errors import BlobNotFound, BlobsUnavailable, LogUnavailable, SandboxLost
 from mayfly.events import Reason
 from mayfly.faultpoints import FaultPoint, reached
 from mayfly.function import Function
 from mayfly.settings import Settings
 from mayfly.steps import Claim
-from mayfly.task import JSON, MAX_LOSSES, NOTHING, BlobRef, Failure, FailureType, Log, Outcome, Result
+from mayfly.task import JSON, MAX_LOSSES, NOTHING, BlobRef, FailureType, Log, Outcome, Result
 
 log = structlog.get_logger(__name__)
 
@@ -166,7 +166,7 @@ class Executor:
         """Start the sandbox while the claim is on its way, where nothing of the task goes into its start."""
         if command.invalid or function is None or function.contract != "python":
             return None
-        if claim.losses > _losses_allowed(command, function):
+        if claim.losses > losses_allowed(command, function):
             return None
         return asyncio.create_task(self._launch(self._spec(command, function, function.env)))
 
@@ -254,7 +254,7 @@ class Executor:
         """Raises `Refused`."""
         if command.invalid:
             raise Refused(FailureType.INVALID, command.invalid)
-        if claim.losses > _losses_allowed(command, function):
+        if claim.losses > losses_allowed(command, function):
             message = f"infrastructure failed under {claim.losses} attempts"
             raise Refused(FailureType.LOST, f"{message}, last: {before}" if before else message)
         if function is None:
@@ -340,8 +340,8 @@ class Executor:
         function: Function | None,
         outcome: Outcome,
     ) -> None:
-        outcome = _cancelled_outcome(outcome) if _cancelled(partition, command.task_id) else outcome
-        pause = _pause(command, claim, function, outcome)
+        outcome = cancelled_outcome(outcome) if _cancelled(partition, command.task_id) else outcome
+        pause = pause_after(command, claim, function, outcome)
         task_id, attempt = command.task_id, claim.attempt
         try:
             if pause is None:
@@ -365,35 +365,9 @@ class Executor:
             log.info("failed, to be tried again", attempt=attempt, seconds=round(pause, 3))
 
 
-def _losses_allowed(command: Command, function: Function | None) -> int:
-    redeliver = command.envelope.redeliver
-    if redeliver is None:
-        redeliver = function is None or function.redeliver
-    return MAX_LOSSES if redeliver else 0
-
-
-def _pause(command: Command, claim: Claim, function: Function | None, outcome: Outcome) -> float | None:
-    """Seconds until the task is tried again; None if this is its end. What was lost is no attempt of its."""
-    if outcome.failure is None or function is None:
-        return None
-    policy = retry.merged(command.envelope.retry, function.retries)
-    return retry.pause(policy, claim.attempt - claim.losses, outcome.failure)
-
-
 def _cancelled(partition: Partition, task_id: str) -> bool:
     state = partition.state(task_id)
     return state is not None and state.cancelled
-
-
-def _cancelled_outcome(outcome: Outcome) -> Outcome:
-    """What ended by itself after its end was asked for: a result stands, a failure is what was wanted."""
-    failure = outcome.failure
-    if failure is None or failure.type is FailureType.CANCELLED:
-        return outcome
-    told = Failure(
-        FailureType.CANCELLED, f"the task was cancelled; its attempt had failed: {failure.message}"
-    )
-    return msgspec.structs.replace(outcome, failure=told)
 
 
 async def _discard(launching: "asyncio.Task[Sandbox]") -> None:

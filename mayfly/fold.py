@@ -316,7 +316,9 @@ def _ended(state: TaskState, outcome: Outcome | None) -> TaskState:
         return state
     failure = outcome.failure
     if failure is not None:
-        failure = msgspec.structs.replace(failure, message=failure.message[:HISTORY_CHARS], traceback=None)
+        error = failure.error and failure.error[:HISTORY_CHARS]
+        message = failure.message[:HISTORY_CHARS]
+        failure = msgspec.structs.replace(failure, message=message, error=error, traceback=None)
     over = Attempt(
         attempt=state.attempt,
         fence=state.fence,

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dispatcher.offsets import Checkpoint, Offsets
-from mayfly.events import Claimed, Event, Finished, decode_event
+from mayfly.events import Claimed, Deferred, Event, Finished, Reason, decode_event
 from mayfly.fold import Fold
 from mayfly.steps import Claim, Done, Held, next_step
 from mayfly.task import (
@@ -126,6 +126,18 @@ def test_a_command_is_claimed_once_held_while_it_runs_and_done_at_the_end() -> N
     assert next_step(fold.get("a")) == Held("d1", 10, takeover)
     fold.apply(11, finished("a", 10))
     assert next_step(fold.get("a")) == Done()
+
+
+def test_a_tasks_history_quotes_only_so_much_of_a_failure() -> None:
+    """A hundred attempts are to fit one record of the log."""
+    fold = Fold(nothing_done)
+    fold.apply(10, claimed("a"))
+    failure = Failure(FailureType.ERROR, "x" * 4000, error="E" * 4000, traceback="t")
+    fold.apply(11, Deferred("a", 10, 1, Reason.RETRY, 0, Outcome(0, 1, failure=failure)))
+    state = fold.get("a")
+    assert state is not None
+    (kept,) = state.history
+    assert kept.failure == Failure(FailureType.ERROR, "x" * 200, error="E" * 200)
 
 
 # --- properties ---------------------------------------------------------------------------------------------
