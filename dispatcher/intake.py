@@ -22,6 +22,9 @@ from mayfly.task import NO_FENCE, Lane, Position
 MAX_CHORES: Final = 400
 """Claims of a partition that are on their way without an attempt: tasks that are let wait, or ended."""
 
+MAX_LOOKS: Final = 20
+"""How often a command that is tried for many is looked for, before the others are tried as well."""
+
 
 class Intake:
     def __init__(self, known: Holdings, endings: Endings, keeping: Keeping) -> None:
@@ -36,6 +39,8 @@ class Intake:
         # Claims on their way that take a task out of its record, and commands that wait for room for theirs.
         self._resuming: set[Position | str] = set()
         self._gated: deque[Command] = deque()
+        self._tried: Command | None = None
+        self._looks = 0
 
     # --- taking up
 
@@ -309,14 +314,36 @@ class Intake:
         seen = set()
         endings, self._broken_endings = self._broken_endings, []
         self._endings.due += endings
+        waiting = []
         for command in list(self._commands.parked.values()):
             step = self._known.step(command)
             if isinstance(step, Held):
                 if command.task_id not in seen:
                     seen.add(command.task_id)
                     yield command, step
+            elif isinstance(step, Claim):
+                if not self._comes_second(command, step):
+                    waiting.append(command)
             elif not isinstance(step, Behind):
                 self._commands.put_back(command)
+        self._try_again(waiting)
+
+    def _try_again(self, waiting: list[Command]) -> None:
+        """These could not be claimed: Redis was away, or something broke. While it is, hundreds may wait, so
+        one of them is tried, each time another; once one moves on, or is long in coming back, all are."""
+        tried, self._tried = self._tried, None
+        self._looks = 0 if tried is None else self._looks + 1
+        if tried is not None and (self._has_moved(tried) or self._looks >= MAX_LOOKS):
+            for command in waiting:
+                self._commands.put_back(command)
+        elif tried is not None and tried.position not in self._commands.parked:
+            self._tried = tried
+        elif waiting:
+            self._tried, self._looks = waiting[0], 0
+            self._commands.put_back(waiting[0])
+
+    def _has_moved(self, command: Command) -> bool:
+        return self._known.is_done(command.position) or self._known.fold.get(command.task_id) is not None
 
     def look_again(self, task_id: str) -> None:
         """The fold has moved the task on: so may what was put aside until then."""

@@ -183,6 +183,9 @@ class Projector:
         told = self._told.get(partition)
         if told is not None and told.rebuilding is not None:
             raise ReadModelUnavailable("the read model is being rebuilt")
+        if self._away:
+            # Known already: whoever asks holds a slot while it waits for an answer.
+            raise ReadModelUnavailable("the read model is away")
         await self.flush()
 
     async def intact(self, partition: int) -> None:

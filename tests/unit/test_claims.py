@@ -10,6 +10,7 @@ from dispatcher import claims as module
 from dispatcher.chores import Chores
 from dispatcher.claims import Claims
 from dispatcher.expectations import PartitionLost
+from dispatcher.intake import MAX_LOOKS
 from dispatcher.repeats import Repeats
 from dispatcher.work import CANCELLED, Work
 from mayfly.errors import LogUnavailable, ReadModelUnavailable
@@ -331,6 +332,51 @@ async def test_a_task_that_may_come_again_waits_while_redis_cannot_tell(what: st
     again = log.partition.next(Lane.NORMAL)
     assert again is not None
     assert await log.repeats.may_claim(log.partition, again)
+
+
+async def test_of_many_that_wait_for_redis_one_is_tried_each_time_another(log: Loopback) -> None:
+    keyed = [keyed_id("t", str(number)) for number in range(5)]
+    for offset, task in enumerate(keyed):
+        log.partition.take_command(command(task, offset, repeatable=True))
+
+    async def try_all() -> list[str]:
+        tried = []
+        while work := log.partition.next(Lane.NORMAL):
+            tried.append(work.task_id)
+            if await log.repeats.may_claim(log.partition, work):
+                await log.claims.claim(log.partition, work)
+            assert work.command is not None
+            log.partition.put_back(work.command)
+        return tried
+
+    log.away = {"written"}
+    assert await try_all() == keyed
+    for task in (*keyed, keyed[0]):
+        assert list(log.partition.held()) == []
+        assert await try_all() == [task]
+    log.away = set()
+    list(log.partition.held())
+    assert await try_all() == [keyed[1]]
+    list(log.partition.held())
+    assert set(await try_all()) == {*keyed} - {keyed[1]}
+
+
+async def test_those_that_wait_are_tried_although_the_one_that_is_tried_does_not_come_back(
+    log: Loopback,
+) -> None:
+    """It may have come to wait for something else."""
+    for offset in range(3):
+        log.partition.take_command(command(f"t{offset}", offset))
+    works = [work for _ in range(3) if (work := log.partition.next(Lane.NORMAL))]
+    for work in works:
+        assert work.command is not None
+        log.partition.park(work.command)
+    list(log.partition.held())
+    assert log.partition.next(Lane.NORMAL) is not None
+    for _ in range(MAX_LOOKS):
+        assert log.partition.next(Lane.NORMAL) is None
+        list(log.partition.held())
+    assert log.partition.next(Lane.NORMAL) is not None
 
 
 async def test_a_task_that_the_fold_knows_is_claimed_without_asking(log: Loopback) -> None:

@@ -28,9 +28,11 @@ class Redis:
         self.answering = asyncio.Event()
         self.answering.set()
         self.down = False
+        self.refused = 0
 
     async def project(self, commands: Iterable[QueuedTask], changes: Iterable[Change]) -> None:
         if self.down:
+            self.refused += 1
             raise ReadModelUnavailable("down")
         self.asked += 1
         tasks = [task.task_id for task in commands]
@@ -39,6 +41,7 @@ class Redis:
 
     async def mark(self, queue: str, partition: int, before: str, after: str) -> bool:
         if self.down:
+            self.refused += 1
             raise ReadModelUnavailable("down")
         if self.there.get(partition, "") not in (before, after):
             return False
@@ -188,6 +191,21 @@ async def test_a_mark_that_changes_while_it_is_looked_at_is_no_loss(world: World
     world.redis.answering.set()
     await asyncio.gather(looking, settling)
     assert not world.rebuilds
+
+
+async def test_who_asks_while_redis_is_known_to_be_away_is_told_at_once(world: World) -> None:
+    """It holds a slot while it waits."""
+    world.redis.down = True
+    running = asyncio.create_task(world.projector.run())
+    world.read()
+    while not world.redis.refused:
+        await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    refused = world.redis.refused
+    with pytest.raises(ReadModelUnavailable):
+        await world.projector.written(NUMBER)
+    assert world.redis.refused == refused
+    running.cancel()
 
 
 async def test_no_checkpoint_is_committed_that_is_older_than_one_that_was(world: World) -> None:
