@@ -348,6 +348,11 @@ class Intake:
     def look_again(self, task_id: str) -> None:
         """The fold has moved the task on: so may what was put aside until then."""
         for command in self._commands.started(task_id):
-            parked = command.position in self._commands.parked
-            if parked and not isinstance(self._known.step(command), Held | Behind):
+            step = self._known.step(command)
+            if command.position in self._commands.parked:
+                if not isinstance(step, Held | Behind):
+                    self._commands.put_back(command)
+            elif not isinstance(step, Claim) and self._known.turns.take_out(command):
+                # It was claimed while it waited for its turn, by an owner before whose claim landed late. If
+                # nobody holds it, somebody has to see: it has the place that the others wait for.
                 self._commands.put_back(command)

@@ -18,7 +18,7 @@ class Turns:
         self._starting: dict[Position, str] = {}
         self._of_group: Counter[str] = Counter()
         self._parked: dict[str, deque[Command]] = {}
-        self._count = 0
+        self._group_of: dict[Position, str] = {}
 
     def starting(self, group: str) -> int:
         """How many of the group are on their way to an attempt, and not counted by the fold."""
@@ -43,14 +43,14 @@ class Turns:
 
     def park(self, command: Command, group: str, *, first: bool) -> bool:
         """Let it wait in memory, if there is room: behind the others, or before them."""
-        if self._count >= MAX_PARKED:
+        if len(self._group_of) >= MAX_PARKED:
             return False
         queue = self._parked.setdefault(group, deque())
         if first:
             queue.appendleft(command)
         else:
             queue.append(command)
-        self._count += 1
+        self._group_of[command.position] = group
         return True
 
     @property
@@ -64,7 +64,17 @@ class Turns:
     def unpark(self, group: str) -> Command:
         queue = self._parked[group]
         command = queue.popleft()
-        self._count -= 1
+        del self._group_of[command.position]
         if not queue:
             del self._parked[group]
         return command
+
+    def take_out(self, command: Command) -> bool:
+        """Whether it waited, and does no more."""
+        group = self._group_of.pop(command.position, None)
+        if group is None:
+            return False
+        self._parked[group].remove(command)
+        if not self._parked[group]:
+            del self._parked[group]
+        return True

@@ -312,3 +312,26 @@ async def test_one_that_ended_while_it_waited_in_memory_holds_up_nobody(log: Sha
     owner.partition.chore_done(chore)
     owner.end(work, fence)
     assert owner.start().task_id == "c"
+
+
+async def test_one_that_is_claimed_by_another_while_it_waits_in_memory_is_watched(log: SharedLog) -> None:
+    """The claim of an owner before landed late. It has the place that the others wait for, and nobody who
+    runs it: they would wait for ever."""
+    log.command("a")
+    second = log.command("b")
+    log.command("c")
+    owner = Limited(log)
+    owner.read()
+    work = owner.start()
+    assert owner.next() is None
+    fence = owner.claim(work)
+    log.claim("b", second, by="gone", group="f")
+    owner.end(work, fence)
+    assert owner.next() is None
+    ((parked, held),) = owner.partition.held()
+    assert (parked.task_id, held.holder) == ("b", "gone")
+    owner.partition.unpark(parked)
+    again = owner.partition.begin(parked, held.takeover)
+    assert again is not None
+    owner.end(again, owner.claim(again))
+    assert owner.start().task_id == "c"
