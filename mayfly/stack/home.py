@@ -39,13 +39,16 @@ class Home:
         return self.directory("logs") / f"{name}.log"
 
     def write(self, name: str, text: str) -> Path:
-        """Replaces a file in one step, readable by its user alone."""
+        """Replaces a file in one step, readable by its user alone. Raises `StackError`."""
         path = self.path / name
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         fresh = path.with_name(f".{path.name}.{os.getpid()}")
-        fresh.touch(mode=0o600)
-        fresh.write_text(text)
-        fresh.replace(path)
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            fresh.touch(mode=0o600)
+            fresh.write_text(text)
+            fresh.replace(path)
+        except OSError as error:
+            raise StackError(f"{path} cannot be written: {error.strerror}") from error
         return path
 
     def read(self, name: str) -> str | None:

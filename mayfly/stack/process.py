@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
+from mayfly.errors import StackError
 from mayfly.stack.home import Home
 
 POLL: Final = 0.05
@@ -90,7 +91,13 @@ class Process:
                 start_new_session=True,
             )
         self.identity = Identity.of(self._child.pid) or Identity(self._child.pid, "")
-        home.write_json(f"processes/{name}.json", asdict(self.identity))
+        try:
+            home.write_json(f"processes/{name}.json", asdict(self.identity))
+        except StackError:
+            # Nobody would find it again.
+            self._child.kill()
+            self._child.wait()
+            raise
 
     @property
     def pid(self) -> int:

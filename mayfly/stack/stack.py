@@ -26,9 +26,9 @@ from mayfly.stack.s3 import S3
 from mayfly.stack.services import Dispatcher, Gateway
 
 FIRST_BACKOFF: Final = 0.5
-LONGEST_BACKOFF: Final = 30.0
-STEADY: Final = 60.0
-"""Seconds after which a part that died counts as steady, and is started again at once when it dies again."""
+LONGEST_BACKOFF: Final = 10.0
+STEADY: Final = 10.0
+"""Seconds; a part that ran for longer is started again at once: what killed it is hardly how it starts."""
 POLL: Final = 0.2
 
 
@@ -226,20 +226,24 @@ class Stack:
                 continue
             if time.monotonic() - began > STEADY:
                 backoff = FIRST_BACKOFF
-            began = time.monotonic()
             part.say(f"{part.died}, started again in {backoff:.1f} s; its log is {self.home.log(part.name)}")
             await asyncio.sleep(backoff)
             backoff = min(2 * backoff, LONGEST_BACKOFF)
+            began = time.monotonic()
             await self._start_again(part)
 
     async def _start_again(self, part: Part) -> None:
+        """Whatever is in the way, such as a full disk, is said, and does not end the rest."""
         try:
             await part.start(self.settings())
-        except MayflyError as error:
+        except (MayflyError, OSError) as error:
             part.say(str(error))
             if part.process is not None and not part.died:
                 await part.process.end(part.grace)
-        await self.record()
+        try:
+            await self.record()
+        except MayflyError as error:
+            part.say(str(error))
 
 
 def settings_of(environ: Mapping[str, str]) -> Settings:
