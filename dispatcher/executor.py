@@ -25,7 +25,7 @@ from dispatcher.partition import Partition
 from dispatcher.repeats import Repeats
 from dispatcher.runtimes.base import Runtime, Sandbox, SandboxSpec
 from dispatcher.work import CANCELLED, Work
-from mayfly.errors import BlobNotFound, BlobsUnavailable, LogUnavailable, SandboxLost
+from mayfly.errors import BlobNotFound, BlobsUnavailable, LogUnavailable, SandboxesUnavailable, SandboxLost
 from mayfly.events import Reason
 from mayfly.faultpoints import FaultPoint, reached
 from mayfly.function import Function
@@ -288,16 +288,16 @@ class Executor:
     async def _launch(self, spec: SandboxSpec) -> Sandbox:
         """Raises `SandboxLost` when an engine that is well does not do it.
 
-        One that is down or stuck is waited for: the function was given nothing yet, so nothing is lost.
+        One that is down, stuck or full is waited for: the function was given nothing yet, so nothing is lost.
         """
         delays = backoff()
         while True:
             try:
                 return await self._runtime.launch(spec)
             except SandboxLost as error:
-                if await self._runtime.healthy():
+                if not isinstance(error, SandboxesUnavailable) and await self._runtime.healthy():
                     raise
-                log.warning("the engine is away: the attempt waits", reason=str(error))
+                log.warning("no sandbox can be had: the attempt waits", reason=str(error))
                 await asyncio.sleep(next(delays))
 
     # --- store

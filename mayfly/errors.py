@@ -32,6 +32,10 @@ class SandboxLost(MayflyError):
     """The sandbox, or the engine under it, went away: the function had no say in it."""
 
 
+class SandboxesUnavailable(SandboxLost):
+    """The engine makes no sandbox at all at the moment: its disk is full, or it removes none."""
+
+
 class FunctionError(MayflyError):
     """A function's folder cannot be deployed. `file` and `line` say where, as far as that is known."""
 

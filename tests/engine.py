@@ -11,6 +11,9 @@ import time
 from pathlib import Path
 
 import docker
+from docker.errors import DockerException
+
+from mayfly.base_image import BASE, PYTHON
 
 PATIENCE = 120.0
 
@@ -115,3 +118,14 @@ class OwnEngine:
         # The engine leaves its data directory mounted on itself.
         subprocess.run(["umount", "--lazy", self.directory / "data"], capture_output=True, check=False)
         shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def copy_base_images(address: str) -> None:
+    """From the engine of this machine, if it has them: to make them takes half a minute."""
+    with contextlib.suppress(DockerException, OSError):
+        ours, theirs = docker.from_env(timeout=120), docker.DockerClient(base_url=address, timeout=120)
+        for name in (BASE, PYTHON):
+            for tag in ours.images.get(f"{name}:latest").tags:
+                theirs.api.load_image(ours.api.get_image(tag))
+        ours.close()
+        theirs.close()

@@ -87,7 +87,10 @@ class Runtime(Protocol):
         ...
 
     async def launch(self, spec: SandboxSpec) -> Sandbox:
-        """A sandbox whose main process has been started. Raises `SandboxLost`; if cancelled, leaves none."""
+        """A sandbox whose main process has been started. If cancelled, leaves none.
+
+        Raises `SandboxLost`; `SandboxesUnavailable` where no other sandbox could be had either.
+        """
         ...
 
     async def remove_orphans(self) -> int:

@@ -26,7 +26,7 @@ from dispatcher.runtimes.egress import EgressNetwork
 from dispatcher.runtimes.engine import REQUEST_SECONDS, connect, lacking
 from dispatcher.runtimes.hardening import HOSTS, container_config
 from dispatcher.runtimes.ownership import OwnerLock
-from mayfly.errors import SandboxLost, StackError
+from mayfly.errors import SandboxesUnavailable, SandboxLost, StackError
 from mayfly.settings import Settings
 
 T = TypeVar("T")
@@ -35,6 +35,8 @@ EXIT_SECONDS: Final = 10.0
 """A container whose streams have ended has exited. If the engine says nothing for so long, they were cut."""
 REMOVAL_RETRY_SECONDS: Final = (0.1, 0.5, 1.0, 2.0, 5.0)
 """Pauses between tries; the last one is repeated until the engine is back."""
+FULL: Final = ("no space left on device", "disk quota exceeded")
+"""What an engine says that has no room for a container: these are the kernel's words."""
 CLOSE_SECONDS: Final = 30.0
 HEALTHY_SECONDS: Final = 5.0
 
@@ -144,7 +146,8 @@ class DockerRuntime:
             raise
         except (SandboxLost, OSError) as error:
             self.discard(name)
-            raise SandboxLost(f"no sandbox for {spec.function}: {error}") from error
+            lost = SandboxesUnavailable if isinstance(error, SandboxesUnavailable) else SandboxLost
+            raise lost(f"no sandbox for {spec.function}: {error}") from error
         self._attachments.add(attachment)
         return DockerSandbox(self, name, attachment)
 
@@ -258,7 +261,7 @@ class DockerRuntime:
                 self._removals.values(), timeout=REQUEST_SECONDS, return_when=asyncio.FIRST_COMPLETED
             )
             if not done:
-                raise SandboxLost("the engine removes no containers")
+                raise SandboxesUnavailable("the engine removes no containers")
 
     async def remove_orphans(self) -> int:
         containers = await self._in_thread(lambda: self._list("mayfly.lock"))
@@ -306,8 +309,11 @@ class DockerRuntime:
         except NotFound as error:
             raise _Gone(_reason(error)) from error
         except APIError as error:
+            reason = _reason(error)
+            if any(full in reason.lower() for full in FULL):
+                raise SandboxesUnavailable(f"the engine's disk is full: {reason}") from error
             # 409 also answers a signal to a container that has exited.
-            raise (_Gone if error.status_code == 409 else SandboxLost)(_reason(error)) from error
+            raise (_Gone if error.status_code == 409 else SandboxLost)(reason) from error
         except (DockerException, requests.RequestException, OSError) as error:
             raise SandboxLost(_reason(error)) from error
 

@@ -21,13 +21,12 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from mayfly.adapters.s3 import Blobs
-from mayfly.base_image import BASE, PYTHON
 from mayfly.settings import Settings
 from mayfly.stack import running
 from mayfly.stack.home import Home
 from mayfly.stack.process import Identity, recorded
 from tests.conftest import LiveStack, launch
-from tests.engine import OwnEngine
+from tests.engine import OwnEngine, copy_base_images
 from tests.faults import functions
 from tests.faults.schedule import Fault, How, Target
 
@@ -54,7 +53,7 @@ class Stage:
         variables = {}
         if self.engine is not None:
             self.engine.start()
-            _copy_base_images(self.engine.address)
+            copy_base_images(self.engine.address)
             variables["MAYFLY_DOCKER_HOST"] = self.engine.address
         functions.write(self.base / "functions")
         self._stack = launch(
@@ -202,14 +201,3 @@ class Stage:
 
 def _nothing() -> None:
     """What is killed is started again by who supervises it."""
-
-
-def _copy_base_images(address: str) -> None:
-    """From the engine of this machine, if it has them: to make them takes half a minute."""
-    with suppress(DockerException, OSError):
-        ours, theirs = docker.from_env(timeout=120), docker.DockerClient(base_url=address, timeout=120)
-        for name in (BASE, PYTHON):
-            for tag in ours.images.get(f"{name}:latest").tags:
-                theirs.api.load_image(ours.api.get_image(tag))
-        ours.close()
-        theirs.close()
