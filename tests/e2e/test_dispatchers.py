@@ -2,10 +2,12 @@
 
 import signal
 
+import pytest
+
 from mayfly.adapters.s3 import Blobs
 from mayfly.client import Client
 from mayfly.function import Function
-from mayfly.task import Status
+from mayfly.task import MAX_LOSSES, FailureType, Status
 from tests.e2e.conftest import Fleet, eventually
 
 
@@ -103,3 +105,30 @@ async def test_no_sandbox_outlives_a_killed_dispatcher_once_another_starts_here(
     # This one will take the task over, and is not to wait for it in the end.
     fleet.start("dispatcher", MAYFLY_GRACE_SECONDS="0").until_up()
     assert containers.list(all=True, sparse=True, filters=mine) == []
+
+
+@pytest.mark.timeout(600)
+async def test_a_task_that_kills_each_dispatcher_it_meets_becomes_a_dead_letter_and_holds_nobody(
+    fleet: Fleet, sleeper: Function
+) -> None:
+    client = fleet.gateway()
+    life = {"MAYFLY_HEARTBEAT_LIFE_SECONDS": "2"}
+    (victim,) = fleet.dispatchers(1, **life)
+    (poison,) = submit(client, 1, seconds=3600)
+    harmless: list[str] = []
+    for kills in range(MAX_LOSSES + 1):
+
+        def runs_again(kills: int = kills) -> bool:
+            return len(fleet.attempts().claims[poison]) > kills
+
+        eventually(runs_again, f"it runs after {kills} kills")
+        victim.signal(signal.SIGKILL)
+        victim.exit_code()
+        harmless += submit(client, 3, seconds=0)
+        victim = fleet.start("dispatcher", **life).until_up()
+    task = client.wait(poison, timeout=240)
+    assert (task.status, task.error and task.error.type) == (Status.FAILED, FailureType.LOST.value)
+    eventually(lambda: poison in [letter.task_id for letter in client.dead_letters()], "it is a dead letter")
+    for task_id in harmless:
+        assert client.wait(task_id, timeout=240).status is Status.COMPLETED
+    assert victim.process.poll() is None, "the last one lives"
