@@ -33,7 +33,7 @@ class Plan:
     tasks: int = 2000
     targets: Collection[Target] = tuple(Target)
     pauses: bool = True
-    most_open: int = 24
+    most_open: int = 200
     fault_seconds: float = 3600.0
     patience: float = 600.0
     bounds: Bounds = field(default_factory=Bounds)
