@@ -6,6 +6,7 @@ again here.
 
 import asyncio
 import logging
+import re
 import shutil
 import signal
 import tempfile
@@ -35,6 +36,7 @@ log = logging.getLogger(__name__)
 DISPATCHERS: Final = 2
 ENGINE_PAUSE: Final = 1.0
 """Seconds for which a killed engine stays away."""
+OBJECT: Final = re.compile(r"(?:results|logs)/([^/]+)/(\d+)-(\d+)")
 Resume = Callable[[], None]
 
 
@@ -155,9 +157,9 @@ class Stage:
         for prefix in ("results", "logs"):
             async for page in obstore.list(store, prefix):
                 for item in page:
-                    _, task_id, attempt = item["path"].split("/")
-                    number, _, fence = attempt.partition("-")
-                    found.append((task_id, int(number), int(fence)))
+                    # A server that was killed over an upload leaves a part of it, under a name of its own.
+                    if match := OBJECT.fullmatch(item["path"]):
+                        found.append((match[1], int(match[2]), int(match[3])))
         return found
 
     def containers(self) -> list[str]:
