@@ -94,7 +94,8 @@ class Scheduler:
                 await asyncio.wait(late)
 
     def _fill(self) -> None:
-        if self._clock() >= self._look_at:
+        # The clock is the wall's: set back, it would have nobody looked after until it is as late again.
+        if not 0 < self._look_at - self._clock() <= self._interval:
             self._look_at = self._clock() + self._interval
             self._to_take_over = list(self._abandoned())
         for partition in self.partitions.values():

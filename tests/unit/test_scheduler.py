@@ -183,3 +183,15 @@ async def test_what_is_due_while_nothing_more_can_be_released_makes_no_hurry(dea
     deadline.owner.run_errands()
     deadline.owner.act()
     assert deadline.scheduler._pause() == 1.0
+
+
+async def test_a_clock_that_is_set_back_delays_no_takeover(deadline: Deadline) -> None:
+    deadline.now = 3600.0
+    await deadline.settle()
+    log = deadline.log
+    log.claim("abandoned", log.command("abandoned"), by="gone")
+    deadline.owner.read()
+    deadline.now = 0.0
+    for _ in range(3):
+        await deadline.settle()
+    assert [work.task_id for work in deadline.ran] == ["abandoned"]
