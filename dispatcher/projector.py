@@ -36,6 +36,9 @@ RETRY_SECONDS: Final = 0.5
 VERIFY_SECONDS: Final = 2.0
 MAX_LOG_CHARS: Final = 256 * 1024
 """Of one attempt's live log that waits to be written; what comes over it is left out of the live view."""
+MAX_LIVE: Final = 256
+"""Attempts whose live log, or progress, waits to be written. The read model may be away for hours, and what
+no longer runs is watched by nobody: the oldest are left out."""
 
 
 class ReadModel(Protocol):
@@ -146,11 +149,13 @@ class Projector:
 
     def progress(self, task_id: str, fence: int, fraction: float, message: str) -> None:
         """Only the latest of an attempt is written."""
+        _make_room(self._progress, (task_id, fence))
         self._progress[task_id, fence] = (fraction, message)
         self._wake.set()
 
     def log(self, task_id: str, fence: int, text: str) -> None:
         """What a running attempt has written."""
+        _make_room(self._logs, (task_id, fence))
         lines = self._logs.setdefault((task_id, fence), [])
         if text and sum(map(len, lines)) + len(text) <= MAX_LOG_CHARS:
             lines.append(text)
@@ -359,6 +364,11 @@ class Projector:
             told.changes.clear()
             told.drops += 1
             self._start_rebuild(told)
+
+
+def _make_room(live: dict[tuple[str, int], Any], attempt: tuple[str, int]) -> None:
+    while len(live) >= MAX_LIVE and attempt not in live:
+        del live[next(iter(live))]
 
 
 def _checkpoint(mark: str) -> Checkpoint:

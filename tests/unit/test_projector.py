@@ -9,7 +9,7 @@ from owner_world import NUMBER, claimed, command, finished, owner, world
 from dispatcher.consumer import UNKNOWN
 from dispatcher.offsets import Checkpoint
 from dispatcher.partition import Partition
-from dispatcher.projector import BATCH, Projector
+from dispatcher.projector import BATCH, MAX_LIVE, Projector
 from mayfly.errors import ReadModelUnavailable
 from mayfly.task import Lane
 from mayfly.view import Change, QueuedTask
@@ -29,6 +29,8 @@ class Redis:
         self.answering.set()
         self.down = False
         self.refused = 0
+        self.logs: dict[str, str] = {}
+        self.fractions: dict[str, float] = {}
 
     async def project(self, commands: Iterable[QueuedTask], changes: Iterable[Change]) -> None:
         if self.down:
@@ -71,9 +73,11 @@ class Redis:
         self.there.clear()
         self.tokens.clear()
 
-    async def progress(self, task_id: str, fence: int, fraction: float, message: str) -> None: ...
+    async def progress(self, task_id: str, fence: int, fraction: float, message: str) -> None:
+        self.fractions[task_id] = fraction
 
-    async def append_log(self, task_id: str, fence: int, text: str) -> None: ...
+    async def append_log(self, task_id: str, fence: int, text: str) -> None:
+        self.logs[task_id] = self.logs.get(task_id, "") + text
 
 
 class World:
@@ -316,3 +320,13 @@ async def test_what_a_read_model_that_is_down_did_not_take_is_written_when_it_is
     await world.projector.flush()
     assert world.redis.tasks == ["t0", "t1"]
     assert not world.rebuilds
+
+
+async def test_what_is_only_for_watchers_does_not_pile_up_while_redis_is_away(world: World) -> None:
+    for number in range(10 * MAX_LIVE):
+        world.projector.log(f"t{number}", number, "a line")
+        world.projector.progress(f"t{number}", number, 0.5, "half")
+    world.projector.log(f"t{number}", number, ", and more")
+    await world.projector.flush()
+    assert len(world.redis.logs) == len(world.redis.fractions) == MAX_LIVE
+    assert world.redis.logs[f"t{number}"] == "a line, and more"
