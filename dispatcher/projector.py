@@ -33,6 +33,8 @@ MAX_WAITING: Final = 50_000
 INTERVAL_SECONDS: Final = 0.4
 """How often a partition is marked, while there are changes: a checkpoint waits for it."""
 RETRY_SECONDS: Final = 0.5
+BROKEN_SECONDS: Final = 5.0
+"""Between a rebuild that broke in a way that nobody has thought of and the next."""
 VERIFY_SECONDS: Final = 2.0
 MAX_LOG_CHARS: Final = 256 * 1024
 """Of one attempt's live log that waits to be written; what comes over it is left out of the live view."""
@@ -347,6 +349,10 @@ class Projector:
             except MayflyError as error:
                 log.warning("the rebuild starts over", partition=number, reason=str(error))
                 await asyncio.sleep(RETRY_SECONDS)
+            except Exception:
+                # Left to itself, the partition would have no mark, and readers no answer, until it moves on.
+                log.exception("a rebuild broke, and starts over", partition=number)
+                await asyncio.sleep(BROKEN_SECONDS)
             else:
                 # What was dropped meanwhile may have come after what was read.
                 if told.drops == drops:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterable
 import pytest
 from owner_world import NUMBER, claimed, command, finished, owner, world
 
+from dispatcher import projector
 from dispatcher.consumer import UNKNOWN
 from dispatcher.offsets import Checkpoint
 from dispatcher.partition import Partition
@@ -84,6 +85,7 @@ class World:
     def __init__(self) -> None:
         self.redis = Redis()
         self.rebuilds = 0
+        self.breaks = 0
         self.rebuilt = asyncio.Event()
         self.rebuilt.set()
         self.time = 0.0
@@ -95,6 +97,8 @@ class World:
     async def rebuild(self, partition: Partition) -> None:
         self.rebuilds += 1
         await self.rebuilt.wait()
+        if self.rebuilds == self.breaks:
+            raise RuntimeError("a bug")
 
     def read(self, count: int = 1) -> None:
         """Commands, none of which moves the checkpoint."""
@@ -330,3 +334,14 @@ async def test_what_is_only_for_watchers_does_not_pile_up_while_redis_is_away(wo
     await world.projector.flush()
     assert len(world.redis.logs) == len(world.redis.fractions) == MAX_LIVE
     assert world.redis.logs[f"t{number}"] == "a line, and more"
+
+
+async def test_a_rebuild_that_breaks_is_made_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(projector, "BROKEN_SECONDS", 0.0)
+    world.breaks = 1
+    world.finish()
+    await world.projector.settle()
+    world.redis.flush()
+    world.finish()
+    await world.until_rebuilt()
+    assert world.rebuilds == 2
