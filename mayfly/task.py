@@ -28,6 +28,8 @@ MAX_DELAY_SECONDS: Final = 366 * 86_400
 """How far ahead a task may be scheduled: a year."""
 LAST_MILLISECOND: Final = 253_402_300_799_999
 """Of the year 9999, since 1970: no time lies behind it."""
+LAST_OFFSET: Final = 2**63 - 1
+"""Of a record in a topic: beyond what fits there a number is nobody's, and not every reader can hold it."""
 MAX_COMMAND_BYTES: Final = 600_000
 """A command is to fit one record again with all that comes to be said of its task."""
 MAX_ATTEMPTS: Final = 100
@@ -126,8 +128,9 @@ class Origin(msgspec.Struct, frozen=True, rename="camel"):
     """The command that a release goes back to: where it stands, and its append time (ms since 1970)."""
 
     lane: Lane
-    offset: int
-    accepted_at: int
+    offset: Annotated[int, msgspec.Meta(ge=0, le=LAST_OFFSET)]
+    accepted_at: Annotated[int, msgspec.Meta(ge=-1, le=LAST_MILLISECOND)]
+    """-1 where the broker told none."""
 
 
 class Envelope(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
@@ -167,7 +170,7 @@ class Envelope(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     """Of the payload's bytes, in hex: a re-run proves by it that its input is the same."""
     request_sha256: str | None = None
     """Of the request that came with an Idempotency-Key: another request with that key is refused."""
-    releases: int = NO_FENCE
+    releases: Annotated[int, msgspec.Meta(ge=NO_FENCE, le=LAST_OFFSET)] = NO_FENCE
     """The fence under which the task waited. Only the partition's owner writes such commands."""
     origin: Origin | None = None
     """Of a release: the command that was accepted."""

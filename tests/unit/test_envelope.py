@@ -30,6 +30,22 @@ def test_a_time_that_is_none_is_no_envelope(at: int) -> None:
 
 
 @pytest.mark.parametrize(
+    "fields",
+    [
+        b'"origin": {"lane": "low", "offset": 0, "acceptedAt": 1%s}' % (b"0" * 400),
+        b'"origin": {"lane": "low", "offset": 9223372036854775808, "acceptedAt": 0}',
+        b'"origin": {"lane": "low", "offset": -1, "acceptedAt": 0}',
+        b'"releases": 9223372036854775808',
+        b'"releases": -2',
+    ],
+)
+def test_what_only_an_owner_writes_holds_no_number_that_it_would_not_write(fields: bytes) -> None:
+    """Redis, asked to sort by the first of these, would refuse it for ever, and all that waits behind it."""
+    with pytest.raises(MalformedCommand):
+        decode_envelope(b'{"taskType": "f", %s}' % fields, topic="t", partition=0, offset=0)
+
+
+@pytest.mark.parametrize(
     ("at", "shown"),
     [
         (0, "1970-01-01T00:00:00.000Z"),
