@@ -121,8 +121,12 @@ return 1
 _REMOVE: Final = """
 local id = ARGV[1]
 local is = redis.call('HMGET', KEYS[1], 'status', 'taskType', 'tags')
-for _, index in ipairs({'mayfly:tasks', 'mayfly:tasks:ended', 'mayfly:dead-letters',
-                        'mayfly:tasks:status:' .. (is[1] or ''), 'mayfly:tasks:type:' .. (is[2] or '')}) do
+local open = is[1] and is[1] ~= 'COMPLETED' and is[1] ~= 'FAILED' and is[1] ~= 'CANCELLED'
+for _, index in ipairs({'mayfly:tasks:ended', 'mayfly:dead-letters'}) do redis.call('ZREM', index, id) end
+-- Another sweep was faster, and its key was used anew since.
+if open then return 0 end
+for _, index in ipairs({'mayfly:tasks', 'mayfly:tasks:status:' .. (is[1] or ''),
+                        'mayfly:tasks:type:' .. (is[2] or '')}) do
   redis.call('ZREM', index, id)
 end
 for _, tag in ipairs(is[3] and cjson.decode(is[3]) or {}) do

@@ -362,6 +362,23 @@ async def test_what_ended_long_ago_is_found_and_all_of_it_removed(model: ReadMod
     assert members == {young.task_id}
 
 
+async def test_a_task_whose_key_was_used_anew_is_not_removed_with_the_one_before(
+    model: ReadModel, redis: Redis
+) -> None:
+    """Two dispatchers sweep the same, and a client is faster than the second."""
+    one = task()
+    await write(model, change(one, 1, Status.COMPLETED)._replace(ended_at=1000), commands=(one,))
+    [old] = await model.ended_before(2000, 0, 10)
+    await model.remove([old.task_id])
+    await model.reserve(one.task_id, "00", 3)
+    await model.queued(replace(one, created_at=AT + 5, offset=99))
+    await model.remove([old.task_id])
+    fields = await model.get(one.task_id)
+    assert fields is not None
+    assert fields["status"] == Status.QUEUED
+    assert await model.reservation(one.task_id) == ("00", 3)
+
+
 async def test_nothing_is_left_of_a_task_that_is_removed(model: ReadModel, redis: Redis) -> None:
     one, other = task(tags=("t",)), task(tags=("t",))
     await model.reserve(one.task_id, "00", 3)
