@@ -1,8 +1,15 @@
 """A partition's dead letters: a task that failed for good is over only when its letter is acknowledged."""
 
+from typing import Final
+
+import msgspec
+
 from mayfly.events import DeadLetter
 from mayfly.fold import TaskState
-from mayfly.task import Envelope
+from mayfly.task import Envelope, encode
+
+MAX_LETTER_BYTES: Final = 990_000
+"""What one record of the log takes (`mayfly.adapters.kafka.MAX_MESSAGE_BYTES`), with room for its key."""
 
 
 class Letters:
@@ -21,9 +28,14 @@ class Letters:
         if envelope is None or state.failure is None or task_id in self._on_their_way:
             return None
         self._on_their_way.add(task_id)
-        return DeadLetter(
+        letter = DeadLetter(
             task_id, self._queue, envelope, state.failure, state.ended_at, attempts=state.history
         )
+        if len(encode(letter)) <= MAX_LETTER_BYTES:
+            return letter
+        # The log would never take it, and the task never be over. The traceback is with the outcome as well.
+        failure = msgspec.structs.replace(state.failure, traceback=None)
+        return msgspec.structs.replace(letter, failure=failure)
 
     def acknowledged(self, task_id: str) -> None:
         self._on_their_way.discard(task_id)

@@ -1,11 +1,15 @@
 """What may stand in a lane: whatever it is, no dispatcher and no reader breaks on it."""
 
+from dataclasses import replace
+
 import pytest
 
+from dispatcher.letters import MAX_LETTER_BYTES, Letters
+from dispatcher.messages import TRACEBACK_CHARS
 from mayfly import view
 from mayfly.adapters.kafka import MAX_MESSAGE_BYTES
 from mayfly.events import Attempt, DeadLetter, DeferredRecord, Reason
-from mayfly.fold import HISTORY_CHARS
+from mayfly.fold import HISTORY_CHARS, Phase, TaskState
 from mayfly.task import (
     LAST_MILLISECOND,
     MAX_ATTEMPTS,
@@ -96,3 +100,32 @@ def test_the_largest_command_fits_one_record_with_all_that_comes_to_be_said_of_i
     failure = Failure(FailureType.ERROR, "ü" * 4096, error="E" * 4096, traceback="ü" * 32 * 1024)
     letter = DeadLetter(value.task_id, "default", largest, failure, 10**13, attempts)
     assert len(encode(letter)) < MAX_MESSAGE_BYTES
+
+
+def test_a_letter_that_does_not_fit_one_record_leaves_its_traceback_out() -> None:
+    """A control character is six bytes in JSON, and a function may say nothing else."""
+    envelope = Envelope("f", "a", payload_base64="A" * (MAX_COMMAND_BYTES - 1000))
+    failure = Failure(
+        FailureType.ERROR, "\x01" * 4096, error="\x01" * 4096, traceback="\x01" * TRACEBACK_CHARS
+    )
+    told = "\x01" * HISTORY_CHARS
+    over = Attempt(
+        1, 1, "d" * 40, 1, 1, image="i" * 140, failure=Failure(FailureType.ERROR, told, error=told)
+    )
+    state = TaskState(
+        Phase.TERMINAL,
+        1,
+        1,
+        "d",
+        1,
+        history=(over,) * (MAX_ATTEMPTS + MAX_LOSSES),
+        failure=failure,
+        ended_at=10**13,
+    )
+    letter = Letters("q").write("a", state, envelope)
+    assert letter is not None
+    assert len(encode(letter)) <= MAX_LETTER_BYTES < MAX_MESSAGE_BYTES
+    assert (letter.failure.message, letter.failure.traceback) == (failure.message, None)
+    small = Letters("q").write("a", replace(state, history=()), Envelope("f", "a"))
+    assert small is not None
+    assert small.failure == failure
