@@ -45,6 +45,7 @@ from mayfly.adapters.redis import ReadModel
 from mayfly.adapters.s3 import Blobs
 from mayfly.errors import MayflyError, ReadModelUnavailable
 from mayfly.placement import Limit, limit_of
+from mayfly.retention import Retention
 from mayfly.settings import Settings, operator_secrets
 from mayfly.task import Envelope, Lane, Outcome
 
@@ -98,6 +99,7 @@ class Dispatcher:
             lane_topics=lane_topics,
             events_topic=events_topic(queue),
             dead_letter_topic=DEAD_LETTER_TOPIC,
+            retention=Retention(settings.retention_days, settings.dead_letter_retention_days),
         )
         self.projection = Projector(
             self._read_model,

@@ -2,6 +2,9 @@
 
 A reader of its own, beside the owner: what the owner projects meanwhile carries later positions, so it does
 not matter which of the two comes first.
+
+What was swept stays away. Its key may have been used anew since: shown again, it would be taken for what
+became of a task that nobody has run yet.
 """
 
 import time
@@ -10,7 +13,8 @@ from typing import Final, Protocol
 
 from mayfly import view
 from mayfly.events import decode_event
-from mayfly.history import History
+from mayfly.history import End, History
+from mayfly.retention import FOR_EVER, Retention
 from mayfly.task import Lane, MalformedCommand, Status, decode_envelope
 from mayfly.view import Change, QueuedTask
 
@@ -58,6 +62,7 @@ class Rebuild:
         lane_topics: dict[Lane, str],
         events_topic: str,
         dead_letter_topic: str,
+        retention: Retention = FOR_EVER,
     ) -> None:
         self._replay = replay
         self._read_model = read_model
@@ -65,26 +70,52 @@ class Rebuild:
         self._lanes = {topic: lane for lane, topic in lane_topics.items()}
         self._events = events_topic
         self._dead_letters = dead_letter_topic
+        self._retention = retention
 
     async def partition(self, number: int) -> None:
         """Raises `LogUnavailable`, `ReadModelUnavailable`."""
-        history = History(number)
+        now = time.time() * 1000
+        history = History(number, self._retention)
         failed: set[str] = set()
-        lately = (time.time() - LATELY_SECONDS) * 1000
+        swept: dict[str, End] | None = None
         topics = [*self._lanes, self._events]
         async for batch in self._replay([(topic, number) for topic in topics]):
+            if swept is None and any(entry.timestamp < now - self._retention.shortest for entry in batch):
+                # Before anything that old is written. A log that is younger is read only once.
+                swept = await self._swept(number, now)
             commands, changes = [], []
             for entry in batch:
                 if entry.topic != self._events:
-                    if task := self._task(entry):
+                    if (task := self._task(entry)) and not self._is_swept(swept, task.task_id, entry):
                         commands.append(task)
-                elif change := self._change(history, entry):
+                elif change := self._change(history, swept, entry):
                     changes.append(change)
-                    if change.status is Status.FAILED and entry.timestamp < lately:
+                    if change.status is Status.FAILED and entry.timestamp < now - LATELY_SECONDS * 1000:
                         failed.add(change.task_id)
             await self._read_model.project(commands, changes)
         if failed:
             await self._read_model.not_dead(failed - await self._letters())
+
+    async def _swept(self, number: int, now: float) -> dict[str, End]:
+        """The tasks that are to be left out up to their ends: kept for long enough, or followed by others
+        with their ids."""
+        letters = await self._letters()
+        history = History(number, self._retention)
+        async for batch in self._replay([(self._events, number)]):
+            for entry in batch:
+                if (event := decode_event(entry.value)) is not None:
+                    history.apply(entry.offset, event, entry.timestamp)
+        over = {
+            task_id: end
+            for task_id, end in history.ended.items()
+            if self._retention.is_over(end.at, now, failed=end.failed, letter=task_id in letters)
+        }
+        return history.before | over
+
+    def _is_swept(self, swept: dict[str, End] | None, task_id: str, entry: Entry) -> bool:
+        """Whether the record is of a task that is left out, or a late copy of one of its records."""
+        end = swept.get(task_id) if swept else None
+        return end is not None and not self._retention.is_anew(entry.timestamp, end.at)
 
     def _task(self, entry: Entry) -> QueuedTask | None:
         try:
@@ -102,9 +133,9 @@ class Rebuild:
             at=entry.timestamp,
         )
 
-    def _change(self, history: History, entry: Entry) -> Change | None:
+    def _change(self, history: History, swept: dict[str, End] | None, entry: Entry) -> Change | None:
         event = decode_event(entry.value)
-        if event is None:
+        if event is None or self._is_swept(swept, event.task_id, entry):
             return None
         return history.change(entry.offset, event, entry.timestamp)
 

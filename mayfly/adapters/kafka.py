@@ -363,11 +363,12 @@ async def replay(settings: Settings, places: Sequence[tuple[str, int]]) -> Async
     try:
         while unread:
             messages = await asyncio.to_thread(consumer.consume, 1000, 0.5)
-            if messages:
-                deadline = time.monotonic() + REPLAY_STALL_SECONDS
-            elif time.monotonic() > deadline:
+            if not messages and time.monotonic() > deadline:
                 raise LogUnavailable(f"Kafka sent nothing for {REPLAY_STALL_SECONDS:g} s")
             yield [entry for message in messages if (entry := _entry(message, unread)) is not None]
+            if messages:
+                # What the reader did with them took its time, and says nothing of Kafka.
+                deadline = time.monotonic() + REPLAY_STALL_SECONDS
     finally:
         await asyncio.to_thread(consumer.close)
 

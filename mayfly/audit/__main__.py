@@ -11,11 +11,11 @@ import sys
 import msgspec
 
 from mayfly.audit.audit import Audit
-from mayfly.audit.checks import Retention
 from mayfly.audit.log import LogReader
 from mayfly.audit.report import Report
 from mayfly.audit.stores import Hashes, Objects
 from mayfly.errors import MayflyError
+from mayfly.retention import Retention
 from mayfly.settings import Settings
 
 OFF, NO_ANSWER = 1, 2

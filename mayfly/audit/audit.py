@@ -7,9 +7,10 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequenc
 from typing import Final, Protocol
 
 from mayfly.audit import checks
-from mayfly.audit.checks import FOR_EVER, Hash, Retention
+from mayfly.audit.checks import Hash
 from mayfly.audit.ledger import Ended, Ledger
 from mayfly.audit.report import Finding, Report, tally
+from mayfly.retention import FOR_EVER, Retention
 from mayfly.task import BlobRef, Status
 
 RESULTS: Final = 1000
@@ -60,9 +61,8 @@ class Audit:
         self._hashes = hashes
         self._objects = objects
         self._only = only
-        self._retention = retention
         self._clock = clock
-        self._ledger = Ledger()
+        self._ledger = Ledger(retention)
         self._hash_count = self._result_count = self._result_bytes = 0
 
     async def run(self, settle: float = 0.0) -> Report:
@@ -136,7 +136,7 @@ class Audit:
 
     def _not_swept(self, found: Iterable[Finding]) -> list[Finding]:
         now = _now()
-        return [one for one in found if not self._retention.excuses(one, self._ledger, now)]
+        return [one for one in found if not checks.may_be_swept(one, self._ledger, now)]
 
     def _report(self, found: list[Finding], seconds: float) -> Report:
         counted, shown = tally(found)

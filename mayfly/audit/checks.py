@@ -22,25 +22,6 @@ TRACE_MS: Final = 20 * 3_600_000
 """How long the broker surely keeps the trace of a purged dead letter: less than `delete.retention.ms`."""
 
 
-DAY_MS: Final = 86_400_000
-
-
-class Retention(NamedTuple):
-    """How many days a task is kept after its end before it is swept, and a dead letter; 0 is for ever."""
-
-    days: float = 0.0
-    dead_letter_days: float = 0.0
-
-    def excuses(self, finding: Finding, ledger: Ledger, now: int) -> bool:
-        """Whether something is missing that may have been swept. `now` is in milliseconds since 1970."""
-        ended = ledger.ended.get(finding.task_id)
-        if finding.kind not in _SWEPT or ended is None:
-            return False
-        days = self.dead_letter_days if finding.task_id in ledger.dead_letters else self.days
-        return days > 0 and now - ended.at > days * DAY_MS
-
-
-FOR_EVER: Final = Retention()
 _SWEPT: Final = frozenset({Kind.MISSING, Kind.RESULT_GONE, Kind.NO_DEAD_LETTER})
 
 
@@ -70,6 +51,15 @@ class Hash(NamedTuple):
     def beyond(self, ledger: Ledger, place: Place) -> bool:
         """Whether it was written from events that the ledger has not read."""
         return self.offset >= ledger.read_to(place)
+
+
+def may_be_swept(finding: Finding, ledger: Ledger, now: int) -> bool:
+    """Whether something is missing that may have been swept. `now` is in milliseconds since 1970."""
+    ended = ledger.ended.get(finding.task_id)
+    if finding.kind not in _SWEPT or ended is None:
+        return False
+    failed, letter = ended.status is Status.FAILED, finding.task_id in ledger.dead_letters
+    return ledger.retention.is_over(ended.at, now, failed=failed, letter=letter)
 
 
 def judge(ledger: Ledger, task_id: str, seen: Hash | None) -> Finding | None:

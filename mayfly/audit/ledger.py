@@ -2,7 +2,8 @@
 
 `mayfly.fold` decides which events count, as it does for the dispatchers. A fold from the log's start needs
 neither a checkpoint nor the deferred records. Of a task that has ended only its outcome is kept, some
-hundred bytes: whatever follows it is void.
+hundred bytes: whatever follows it is void, unless it came when the task may have been swept. Then its id was
+used anew: it is the second task that is judged, and the first one is over.
 """
 
 import sys
@@ -14,6 +15,8 @@ from typing import NamedTuple
 from mayfly.audit.report import Finding, Kind, QueueCounts
 from mayfly.events import Claimed, Deferred, DeferredRecord, Event, Finished, Purpose, Reason
 from mayfly.fold import Fold, Phase, TaskState
+from mayfly.history import begins_anew
+from mayfly.retention import FOR_EVER, Retention
 from mayfly.task import (
     NO_FENCE,
     BlobRef,
@@ -35,15 +38,17 @@ class Place(NamedTuple):
 
 
 class Accepted(NamedTuple):
-    """A task that stands in a lane. `scheduled`: its first attempt was due later than its acceptance."""
+    """A task that stands in a lane. `scheduled`: its first attempt was due later than its acceptance. `at` is
+    its command's append time, milliseconds since 1970."""
 
     place: Place
     scheduled: bool
+    at: int = 0
 
 
 class Ended(NamedTuple):
-    """A task's outcome. `offset` is that of the `Finished` which counted, `at` when the attempt ended, in
-    milliseconds since 1970."""
+    """A task's outcome. `offset` is that of the `Finished` which counted, `at` when the attempt ended,
+    `began` when the first event that counted was appended, both in milliseconds since 1970."""
 
     place: Place
     offset: int
@@ -56,12 +61,14 @@ class Ended(NamedTuple):
     """Of every claim that counted."""
     attempts: int
     """How many of those were for an attempt."""
+    began: int = 0
 
 
 @dataclass(slots=True)
 class Course:
     """A task that has not ended: the last event that counted, and the claims that did."""
 
+    began: int = 0
     last: int = NO_FENCE
     fences: tuple[int, ...] = ()
     attempts: int = 0
@@ -79,15 +86,20 @@ class _Partition:
     def __init__(self) -> None:
         self.fold = Fold(lambda _: False)
         self.courses: dict[str, Course] = {}
+        self.ended: dict[str, Ended] = {}
+        """Also those whose ids were used anew since."""
         self.read_to = 0
 
 
 class Ledger:
     """Each partition's events must come in the order of the log; all else may come in any."""
 
-    def __init__(self) -> None:
+    def __init__(self, retention: Retention = FOR_EVER) -> None:
+        self.retention = retention
         self.accepted: dict[str, Accepted] = {}
+        """By id, and of those that one id had, the last one."""
         self.ended: dict[str, Ended] = {}
+        """Of those, the ones that have."""
         self.records: dict[tuple[str, str], Record] = {}
         self.dead_letters: set[str] = set()
         self.cleared: set[str] = set()
@@ -109,21 +121,30 @@ class Ledger:
         try:
             envelope = decode_envelope(value, topic=topic, partition=place.partition, offset=offset)
         except MalformedCommand:
-            task_id, scheduled = place_id(topic, place.partition, offset), False
+            task_id, scheduled, releases = place_id(topic, place.partition, offset), False, False
         else:
             task_id, scheduled = envelope.task_id, due_at(envelope, at) > accepted_at(envelope, at)
+            releases = envelope.releases != NO_FENCE
+        before = self.accepted.get(task_id)
         # A copy, and a release, are the same task.
-        self.accepted.setdefault(sys.intern(task_id), Accepted(place, scheduled))
+        if before is None or (not releases and self.retention.is_anew(at, before.at)):
+            self.accepted[sys.intern(task_id)] = Accepted(place, scheduled, at)
+        ended = self.ended.get(task_id)
+        if ended is not None and self.retention.is_anew(at, ended.at):
+            del self.ended[task_id]
         return task_id
 
     def event(self, place: Place, offset: int, event: Event, at: int) -> str:
         partition = self._partitions[place]
         partition.read_to = offset + 1
         task_id = sys.intern(event.task_id)
-        ended = self.ended.get(task_id)
-        if ended is not None and ended.place == place:
-            self._after_the_end(ended, event)
-            return task_id
+        if (ended := partition.ended.get(task_id)) is not None:
+            if not begins_anew(event, at, ended.at, self.retention):
+                self._after_the_end(ended, event)
+                return task_id
+            del partition.ended[task_id]
+            if self.ended.get(task_id) is ended:
+                del self.ended[task_id]
         course = partition.courses.setdefault(task_id, Course())
         if not partition.fold.apply(offset, event, at):
             self.void[place.queue] += 1
@@ -131,6 +152,7 @@ class Ledger:
                 self._check_fence(place, event, course.fences)
             return task_id
         course.last = offset
+        course.began = course.began or at
         match event:
             case Claimed():
                 course.fences += (offset,)
@@ -165,7 +187,7 @@ class Ledger:
         partition = self._partitions[place]
         partition.fold.forget(task_id)
         del partition.courses[task_id]
-        ended = Ended(
+        ended = partition.ended[task_id] = Ended(
             place,
             offset,
             event.fence,
@@ -175,8 +197,16 @@ class Ledger:
             _blob(event.outcome),
             course.fences,
             course.attempts,
+            course.began,
         )
-        if before := self.ended.get(task_id):
+        before, accepted = self.ended.get(task_id), self.accepted.get(task_id)
+        if accepted is not None and self.retention.is_anew(accepted.at, ended.at):
+            # Its id was used anew since: that task is the one to judge.
+            return
+        if before is not None and self.retention.is_anew(before.began, ended.at):
+            # So it was, in another partition.
+            return
+        if before is not None and not self.retention.is_anew(ended.began, before.at):
             there = f"{_at(before.place, before.offset)} and {_at(place, offset)}"
             self._wrong.append(Finding(Kind.TWO_OUTCOMES, task_id, place.queue, there))
             return

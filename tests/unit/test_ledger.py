@@ -9,7 +9,7 @@ import pytest
 
 from mayfly.audit import checks
 from mayfly.audit.audit import Audit
-from mayfly.audit.checks import Hash, Retention, judge
+from mayfly.audit.checks import Hash, judge
 from mayfly.audit.ledger import Ledger, Place
 from mayfly.audit.report import Finding, Kind, Report, tally
 from mayfly.events import (
@@ -22,6 +22,7 @@ from mayfly.events import (
     Purpose,
     Reason,
 )
+from mayfly.retention import Retention
 from mayfly.task import (
     NO_FENCE,
     BlobRef,
@@ -40,6 +41,7 @@ from mayfly.view import Change, claimed, deferred, finished, queued
 QUEUE, AT, DAY = "default", 1_795_524_976_123, 86_400_000
 PLACE = Place(QUEUE, 3)
 ELSEWHERE = Place(QUEUE, 4)
+KEPT = Retention(days=7, dead_letter_days=30)
 TOPIC = f"mayfly.{QUEUE}.normal"
 BYTES = BlobRef("results/x", 2, "ab" * 32)
 DONE = Outcome(AT, AT + 5, Result(BYTES))
@@ -55,20 +57,20 @@ class World:
     objects: dict[str, BlobRef] = field(default_factory=dict)
     offset: int = 10
 
-    def accept(self, place: Place = PLACE, task_id: str | None = None, **more: Any) -> str:
+    def accept(self, place: Place = PLACE, task_id: str | None = None, *, at: int = AT, **more: Any) -> str:
         envelope = Envelope("echo", task_id or new_task_id(), **more)
         offset = self._next()
-        self.ledger.command(place, encode(envelope), topic=TOPIC, offset=offset, at=AT)
+        self.ledger.command(place, encode(envelope), topic=TOPIC, offset=offset, at=at)
         view = queued(
-            envelope, queue=place.queue, lane=Lane.NORMAL, partition=place.partition, offset=offset, at=AT
+            envelope, queue=place.queue, lane=Lane.NORMAL, partition=place.partition, offset=offset, at=at
         )
         self.hashes.setdefault(envelope.task_id, {"status": view.status.value}).update(view.fields())
         return envelope.task_id
 
-    def append(self, event: Event, place: Place = PLACE) -> int:
+    def append(self, event: Event, place: Place = PLACE, *, at: int = AT) -> int:
         """To the log alone."""
         offset = self._next()
-        self.ledger.event(place, offset, event, AT)
+        self.ledger.event(place, offset, event, at)
         return offset
 
     def claim(self, task_id: str, *, follows: int = NO_FENCE, attempt: int = 1, **more: Any) -> int:
@@ -83,10 +85,12 @@ class World:
         self._write(deferred(event, partition=3, offset=offset))
         return offset
 
-    def finish(self, task_id: str, fence: int, outcome: Outcome = DONE, attempt: int = 1) -> int:
+    def finish(
+        self, task_id: str, fence: int, outcome: Outcome = DONE, attempt: int = 1, place: Place = PLACE
+    ) -> int:
         event = Finished(task_id, fence, attempt, outcome)
-        offset = self.append(event)
-        self._write(finished(event, partition=3, offset=offset))
+        offset = self.append(event, place, at=outcome.finished_at)
+        self._write(finished(event, partition=place.partition, offset=offset))
         if outcome.result:
             self.objects[outcome.result.blob.key] = outcome.result.blob
         if outcome.status is Status.FAILED:
@@ -206,14 +210,75 @@ def test_a_dead_letter_whose_trace_compaction_may_have_taken_is_not_missed(world
 def test_what_may_have_been_swept_is_not_missed(world: World) -> None:
     task_id = world.complete()
     gone = Finding(Kind.RESULT_GONE, task_id, QUEUE, "")
-    kept = Retention(days=7, dead_letter_days=30)
-    assert not kept.excuses(gone, world.ledger, AT + 6 * DAY)
-    assert kept.excuses(gone, world.ledger, AT + 8 * DAY)
-    assert not Retention().excuses(gone, world.ledger, AT + 800 * DAY)
-    assert not kept.excuses(gone._replace(kind=Kind.DIFFERENT), world.ledger, AT + 8 * DAY)
+    assert not checks.may_be_swept(gone, world.ledger, AT + 800 * DAY)
+    world.ledger.retention = KEPT
+    assert not checks.may_be_swept(gone, world.ledger, AT + 6 * DAY)
+    assert checks.may_be_swept(gone, world.ledger, AT + 8 * DAY)
+    assert not checks.may_be_swept(gone._replace(kind=Kind.DIFFERENT), world.ledger, AT + 8 * DAY)
     dead = Finding(Kind.MISSING, world.complete(FAILED), QUEUE, "")
-    assert not kept.excuses(dead, world.ledger, AT + 8 * DAY)
-    assert kept.excuses(dead, world.ledger, AT + 31 * DAY)
+    assert not checks.may_be_swept(dead, world.ledger, AT + 8 * DAY)
+    assert checks.may_be_swept(dead, world.ledger, AT + 31 * DAY)
+
+
+# --- an id that is used anew
+
+
+def use_anew(world: World, task_id: str, place: Place = PLACE) -> int:
+    """Its task was swept, and there is another one; the fence of that one's claim."""
+    del world.hashes[task_id]
+    world.accept(place, task_id, at=AT + 8 * DAY)
+    assert world.look(task_id) is None, "it is accepted, and no event of it is there yet"
+    return world.append(Claimed(task_id, Lane.NORMAL, 9, 1, "d", "n"), place, at=AT + 9 * DAY)
+
+
+@pytest.mark.parametrize("place", [PLACE, ELSEWHERE])
+@pytest.mark.parametrize("first", [DONE, FAILED])
+def test_a_task_whose_id_was_used_anew_is_judged_without_the_one_before(place: Place, first: Outcome) -> None:
+    world = World(Ledger(KEPT))
+    task_id = world.complete(first)
+    world.objects.clear()
+    world.ledger.dead_letter(task_id, live=False)
+    fence = use_anew(world, task_id, place)
+    counts = world.ledger.counts(QUEUE)
+    assert (counts.accepted, counts.running, counts.attempts) == (1, 1, 2)
+    world.finish(task_id, fence, Outcome(AT + 9 * DAY, AT + 9 * DAY + 5, Result(BYTES)), place=place)
+    world.hashes[task_id]["attempt"] = "1"
+    assert world.kinds() == []
+    assert world.ledger.ended[task_id].fence == fence
+    assert world.ledger.counts(QUEUE).completed == 1
+
+
+def test_of_two_lives_of_an_id_the_later_one_counts_in_whatever_order_they_are_read() -> None:
+    world = World(Ledger(KEPT))
+    task_id = new_task_id()
+    at = AT + 9 * DAY
+    fence = world.append(Claimed(task_id, Lane.NORMAL, 9, 1, "d", "n"), ELSEWHERE, at=at)
+    world.append(Finished(task_id, fence, 1, Outcome(at, at)), ELSEWHERE, at=at)
+    world.accept(ELSEWHERE, task_id, at=at)
+    world.accept(PLACE, task_id)
+    first = world.append(Claimed(task_id, Lane.NORMAL, 0, 1, "d", "n"))
+    world.append(Finished(task_id, first, 1, DONE))
+    assert world.ledger.ended[task_id].place == ELSEWHERE
+    assert list(world.ledger.findings()) == []
+
+
+def test_what_comes_late_of_a_life_that_is_over_is_void_although_its_id_was_used_anew() -> None:
+    world = World(Ledger(KEPT))
+    task_id = world.accept()
+    world.accept(ELSEWHERE, task_id, at=AT + 8 * DAY)
+    fence = world.append(Claimed(task_id, Lane.NORMAL, 0, 1, "d", "n"))
+    for _ in range(2):
+        world.append(Finished(task_id, fence, 1, DONE))
+    world.append(Claimed(task_id, Lane.NORMAL, 0, 1, "d", "late"))
+    assert world.ledger.counts(QUEUE).void == 2
+    assert list(world.ledger.findings()) == []
+    assert world.ledger.status(task_id) is Status.QUEUED
+
+
+def test_an_outcome_in_another_partition_that_came_too_soon_is_a_second_one() -> None:
+    world = World(Ledger(KEPT))
+    forge_an_outcome_in_another_partition(world, world.complete())
+    assert Kind.TWO_OUTCOMES in world.kinds()
 
 
 # --- damage
