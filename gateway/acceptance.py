@@ -23,6 +23,7 @@ from mayfly.function import Function
 from mayfly.placement import partition_of
 from mayfly.settings import Settings
 from mayfly.task import Envelope, encode, new_task_id
+from mayfly.view import Reservation
 
 log = logging.getLogger(__name__)
 
@@ -60,14 +61,16 @@ class Acceptance:
         function = self._functions.accepting(submission)
         envelope = await _envelope(submission, new_task_id())
         partition = partition_of(envelope, function.concurrency, self._settings.partitions)
-        return await self._append(function, submission, envelope, partition)
+        queue = submission.queue or function.queue
+        return await self._append(function, submission, envelope, queue, partition)
 
     async def accept_once(self, submission: Submission, task_id: str) -> Accepted:
         """The task of that id, which there is once however often it is asked for.
 
         Reserved before anything else: the reservation names the request, so that another one with this id
-        is refused, and the partition, so that a second append lands where the first one did and one fold
-        sees both. Raises as `accept` does, `Problem` for another request, and `ReadModelUnavailable`.
+        is refused, and the queue and the partition, so that a second append lands where the first one did,
+        whatever was deployed in between, and one fold sees both. Raises as `accept` does, `Problem` for
+        another request, and `ReadModelUnavailable`.
         """
         envelope = await _envelope(submission, task_id)
         request_sha256 = request_hash(submission, envelope)
@@ -75,9 +78,9 @@ class Acceptance:
         if reservation is None:
             function = self._functions.accepting(submission)
             partition = partition_of(envelope, function.concurrency, self._settings.partitions)
-            reservation = await self._read_model.reserve(task_id, request_sha256, partition)
-        reserved_sha256, partition = reservation
-        if reserved_sha256 != request_sha256:
+            wanted = Reservation(request_sha256, partition, submission.queue or function.queue)
+            reservation = await self._read_model.reserve(task_id, wanted)
+        if reservation.request_sha256 != request_sha256:
             detail = f"The key belongs to the task {task_id}, which was asked for with another request."
             raise Problem("idempotency_conflict", detail, field="Idempotency-Key", taskId=task_id)
         if (record := await self._read_model.get(task_id)) is not None:
@@ -85,12 +88,13 @@ class Acceptance:
         # Reserved and not known: this is the first append, or nobody can tell whether that took place.
         function = self._functions.accepting(submission)
         keyed = msgspec.structs.replace(envelope, request_sha256=request_sha256)
-        return await self._append(function, submission, keyed, partition)
+        queue = reservation.queue or submission.queue or function.queue
+        return await self._append(function, submission, keyed, queue, reservation.partition)
 
     async def _append(
-        self, function: Function, submission: Submission, envelope: Envelope, partition: int
+        self, function: Function, submission: Submission, envelope: Envelope, queue: str, partition: int
     ) -> Accepted:
-        queue, lane, task_id = submission.queue or function.queue, submission.lane, envelope.task_id
+        lane, task_id = submission.lane, envelope.task_id
         whole = await self._with_payload(envelope, submission)
         started = time.perf_counter()
         reached(FaultPoint.BEFORE_APPEND)

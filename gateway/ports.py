@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 from mayfly.function import Function
 from mayfly.task import BlobRef, Lane
-from mayfly.view import QueuedTask
+from mayfly.view import QueuedTask, Reservation
 
 Records = list[dict[str, str]]
 Heartbeats = list[dict[str, Any]]
@@ -66,10 +66,10 @@ class ReadModel(Protocol):
     ) -> tuple[Records, str | None]:
         """Newest first, with the next page's cursor. Raises `ValueError` for a cursor that is none."""
 
-    async def reservation(self, task_id: str) -> tuple[str, int] | None:
-        """What a task's id is reserved for: the request's hash, and the partition."""
+    async def reservation(self, task_id: str) -> Reservation | None:
+        """What a task's id is reserved for."""
 
-    async def reserve(self, task_id: str, request_sha256: str, partition: int) -> tuple[str, int]:
+    async def reserve(self, task_id: str, reservation: Reservation) -> Reservation:
         """Reserve it, unless it is; returns what it is reserved for now."""
 
     async def tell_cancel(self, task_id: str) -> None:

@@ -84,6 +84,15 @@ class QueuedTask:
         )
 
 
+class Reservation(NamedTuple):
+    """What a task's id is reserved for: the request, by its SHA-256, and where its command goes."""
+
+    request_sha256: str
+    partition: int
+    queue: str | None
+    """None in one that was made before reservations had it."""
+
+
 class Change(NamedTuple):
     """What an event that counts makes of a task's hash."""
 

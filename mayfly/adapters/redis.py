@@ -44,14 +44,16 @@ local id, created, partition = ARGV[1], ARGV[2], ARGV[3]
 local was = redis.call('ZSCORE', 'mayfly:tasks', id)
 local known = redis.call('HEXISTS', KEYS[1], 'command') == 1
 if was and known and tonumber(was) < tonumber(created) then return 0 end
-local fields, tags, kind = {}, {}, ''
+local fields, tags, kind, queue, request = {}, {}, '', '', nil
 for i = 5, #ARGV do fields[#fields + 1] = ARGV[i] end
 for i = 1, #fields, 2 do
   if fields[i] == 'tags' then tags = cjson.decode(fields[i + 1]) end
   if fields[i] == 'taskType' then kind = fields[i + 1] end
-  if fields[i] == 'requestSha256' then
-    redis.call('SET', 'mayfly:idempotency:' .. id, fields[i + 1] .. ':' .. partition)
-  end
+  if fields[i] == 'queue' then queue = fields[i + 1] end
+  if fields[i] == 'requestSha256' then request = fields[i + 1] end
+end
+if request then
+  redis.call('SET', 'mayfly:idempotency:' .. id, request .. ':' .. partition .. ':' .. queue)
 end
 redis.call('HSET', KEYS[1], unpack(fields))
 redis.call('ZADD', 'mayfly:tasks', created, id)

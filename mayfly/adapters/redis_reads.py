@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 from redis.exceptions import RedisError
 
 from mayfly.errors import ReadModelUnavailable
+from mayfly.view import Reservation
 
 CHANGES: Final = "mayfly:changes"
 CANCELS: Final = "mayfly:cancels"
@@ -116,8 +117,7 @@ class Reads:
 
     # --- ids that are reserved
 
-    async def reservation(self, task_id: str) -> tuple[str, int] | None:
-        """What a task's id is reserved for: the request's SHA-256, and the partition."""
+    async def reservation(self, task_id: str) -> Reservation | None:
         await self._gate()
         async with answering():
             found = await self._redis.get(_reservation_key(task_id))
@@ -126,10 +126,10 @@ class Reads:
         await self._gate()
         return None
 
-    async def reserve(self, task_id: str, request_sha256: str, partition: int) -> tuple[str, int]:
+    async def reserve(self, task_id: str, reservation: Reservation) -> Reservation:
         """Reserve it, unless it is; returns what it is reserved for now."""
         await self._gate()
-        wanted = f"{request_sha256}:{partition}"
+        wanted = ":".join(str(one) for one in reservation)
         key = _reservation_key(task_id)
         async with answering():
             fresh = await self._redis.set(key, wanted, nx=True, ex=RESERVED_SECONDS)
@@ -297,9 +297,9 @@ def _reservation_key(task_id: str) -> str:
     return f"mayfly:idempotency:{task_id}"
 
 
-def _reserved(value: str) -> tuple[str, int]:
-    request_sha256, _, partition = value.rpartition(":")
-    return request_sha256, int(partition)
+def _reserved(value: str) -> Reservation:
+    request_sha256, partition, *queue = value.split(":")
+    return Reservation(request_sha256, int(partition), queue[0] if queue else None)
 
 
 def _behind(entry: str) -> str:

@@ -21,7 +21,7 @@ from mayfly.events import CancelRequested, Claimed, Event, Finished, decode_even
 from mayfly.function import Function
 from mayfly.settings import Settings
 from mayfly.task import Failure, FailureType, Lane, Outcome, keyed_id, new_task_id
-from mayfly.view import QueuedTask, claimed, finished
+from mayfly.view import QueuedTask, Reservation, claimed, finished
 
 HASH = "ab" * 32
 
@@ -71,7 +71,8 @@ async def fail(read_model: ReadModel, of: QueuedTask, at: int, failure: FailureT
 async def test_of_many_who_reserve_an_id_at_once_one_does(read_model: ReadModel) -> None:
     task_id = new_task_id()
     assert await read_model.reservation(task_id) is None
-    found = await asyncio.gather(*(read_model.reserve(task_id, f"{one:064x}", one) for one in range(8)))
+    wanted = [Reservation(f"{one:064x}", one, "default") for one in range(8)]
+    found = await asyncio.gather(*(read_model.reserve(task_id, one) for one in wanted))
     assert len(set(found)) == 1
     assert await read_model.reservation(task_id) == found[0]
 
@@ -80,12 +81,16 @@ async def test_a_reservation_ends_unless_its_task_comes_to_the_log(
     read_model: ReadModel, redis: Redis, settings: Settings
 ) -> None:
     keyed = replace(task(settings), request_sha256=HASH)
-    await read_model.reserve(keyed.task_id, HASH, 3)
+    reservation = Reservation(HASH, keyed.partition, keyed.queue)
+    await read_model.reserve(keyed.task_id, reservation)
+    assert await read_model.reservation(keyed.task_id) == reservation
     key = f"mayfly:idempotency:{keyed.task_id}"
     assert await redis.ttl(key) > 0
     await read_model.queued(keyed)
     assert await redis.ttl(key) == -1
-    assert await read_model.reservation(keyed.task_id) == (HASH, 3)
+    assert await read_model.reservation(keyed.task_id) == reservation
+    await redis.set(key, f"{HASH}:5")
+    assert await read_model.reservation(keyed.task_id) == Reservation(HASH, 5, None), "an older gateway's"
 
 
 async def test_a_key_that_comes_again_is_one_command(
@@ -107,7 +112,8 @@ async def test_a_key_that_comes_again_is_one_command(
         assert (again.status_code, again.json()["taskId"]) == (202, task_id)
         record = await redis.hgetall(f"mayfly:task:{task_id}")
     partition = record["command"].split(":")[1]
-    assert await redis.get(f"mayfly:idempotency:{task_id}") == f"{record['requestSha256']}:{partition}"
+    reserved = f"{record['requestSha256']}:{partition}:{record['queue']}"
+    assert await redis.get(f"mayfly:idempotency:{task_id}") == reserved
 
 
 async def test_a_queue_without_a_dispatcher_takes_tasks(

@@ -15,12 +15,13 @@ from mayfly.adapters.redis import ReadModel
 from mayfly.errors import ReadModelUnavailable
 from mayfly.settings import Settings
 from mayfly.task import Lane, Status, new_task_id
-from mayfly.view import Change, QueuedTask
+from mayfly.view import Change, QueuedTask, Reservation
 
 DATABASE = "/9"
 """Of the session's Redis, and of these tests alone: a stack that runs beside them has another."""
 SOON = 60.0
 AT = 1_795_524_976_123
+RESERVED = Reservation("00", 3, "default")
 STATUSES = list(Status)
 
 
@@ -320,7 +321,7 @@ async def test_a_flush_between_the_first_look_and_the_answer_is_no_empty_answer(
         lambda: model.dead_letter_ids(),
         lambda: model.has_dead_letter(one.task_id),
         lambda: model.reservation(one.task_id),
-        lambda: model.reserve(one.task_id, "00", 3),
+        lambda: model.reserve(one.task_id, RESERVED),
     ):
         await model.queued(one)
         with pytest.raises(ReadModelUnavailable, match="is being rebuilt"):
@@ -370,18 +371,18 @@ async def test_a_task_whose_key_was_used_anew_is_not_removed_with_the_one_before
     await write(model, change(one, 1, Status.COMPLETED)._replace(ended_at=1000), commands=(one,))
     [old] = await model.ended_before(2000, 0, 10)
     await model.remove([old.task_id])
-    await model.reserve(one.task_id, "00", 3)
+    await model.reserve(one.task_id, RESERVED)
     await model.queued(replace(one, created_at=AT + 5, offset=99))
     await model.remove([old.task_id])
     fields = await model.get(one.task_id)
     assert fields is not None
     assert fields["status"] == Status.QUEUED
-    assert await model.reservation(one.task_id) == ("00", 3)
+    assert await model.reservation(one.task_id) == RESERVED
 
 
 async def test_nothing_is_left_of_a_task_that_is_removed(model: ReadModel, redis: Redis) -> None:
     one, other = task(tags=("t",)), task(tags=("t",))
-    await model.reserve(one.task_id, "00", 3)
+    await model.reserve(one.task_id, RESERVED)
     await write(
         model,
         change(one, 5, Status.FAILED)._replace(ended_at=AT),

@@ -16,7 +16,7 @@ from mayfly.events import Event, decode_event
 from mayfly.function import Function
 from mayfly.settings import Settings
 from mayfly.task import BlobRef, Envelope, Lane, decode_envelope
-from mayfly.view import QueuedTask
+from mayfly.view import QueuedTask, Reservation
 
 NOW = 1_795_521_600_123
 """2026-11-24T12:00:00.123Z"""
@@ -109,7 +109,7 @@ class ReadModel:
     batches: list[int] = field(default_factory=list)
     hangs: bool = False
     reads: dict[str, int] = field(default_factory=lambda: defaultdict(int))
-    reservations: dict[str, tuple[str, int]] = field(default_factory=dict)
+    reservations: dict[str, Reservation] = field(default_factory=dict)
     letters: dict[str, int] = field(default_factory=dict)
     chunks: dict[str, list[Chunk]] = field(default_factory=lambda: defaultdict(list))
     cancels: list[str] = field(default_factory=list)
@@ -154,13 +154,13 @@ class ReadModel:
             raise ValueError
         return list(self.hashes.values()), self.next_cursor
 
-    async def reservation(self, task_id: str) -> tuple[str, int] | None:
+    async def reservation(self, task_id: str) -> Reservation | None:
         await self._look_up()
         return self.reservations.get(task_id)
 
-    async def reserve(self, task_id: str, request_sha256: str, partition: int) -> tuple[str, int]:
+    async def reserve(self, task_id: str, reservation: Reservation) -> Reservation:
         await self._look_up()
-        return self.reservations.setdefault(task_id, (request_sha256, partition))
+        return self.reservations.setdefault(task_id, reservation)
 
     async def tell_cancel(self, task_id: str) -> None:
         self._answer()

@@ -127,18 +127,33 @@ async def test_two_keys_are_refused(world: World) -> None:
 # --- when something is down
 
 
-async def test_an_ambiguous_append_is_made_again_in_the_same_partition(world: World) -> None:
+async def test_an_ambiguous_append_is_made_again_in_the_same_place(world: World) -> None:
     world.catalog.deploy(Function("few", "i", "v", concurrency=1))
     world.commands.down = "timed out"
     problem = check_problem(await post(world, taskType="few"), 503, "log_unavailable", None)
     assert "no second task" in problem["detail"]
     world.commands.down = ""
     # The tasks of the function go elsewhere by now.
-    world.catalog.deploy(Function("few", "i", "v"))
+    world.catalog.deploy(Function("few", "i", "v", queue="big"))
     answer = await post(world, taskType="few")
     assert answer.json()["taskId"] == problem["taskId"]
     assert "idempotent-replayed" not in answer.headers
-    assert world.commands.partitions == [world.read_model.reservations[problem["taskId"]][1]]
+    reservation = world.read_model.reservations[problem["taskId"]]
+    assert world.commands.partitions == [reservation.partition]
+    assert [record[0] for record in world.commands.records] == ["default"]
+    assert reservation.queue == "default"
+
+
+async def test_a_reservation_from_before_they_named_the_queue_is_for_the_one_that_is_asked_for(
+    world: World,
+) -> None:
+    world.commands.down = "timed out"
+    task_id = (await post(world, taskType="echo", queue="big")).json()["taskId"]
+    world.commands.down = ""
+    old = world.read_model.reservations[task_id]._replace(queue=None)
+    world.read_model.reservations[task_id] = old
+    assert (await post(world, taskType="echo", queue="big")).status_code == 202
+    assert [record[0] for record in world.commands.records] == ["big"]
 
 
 async def test_without_the_read_model_a_key_is_not_taken_and_others_go_on(world: World) -> None:
