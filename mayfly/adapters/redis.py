@@ -160,6 +160,8 @@ class ReadModel(Reads):
         self._redis: Any = Redis.from_url(
             settings.redis.get_secret_value(),
             decode_responses=True,
+            # Anybody may write there what is no text.
+            encoding_errors="replace",
             socket_connect_timeout=2,
             socket_timeout=5,
             health_check_interval=15,

@@ -113,7 +113,8 @@ class Reads:
             beats = await self._redis.mget([dispatcher_key(one) for one in ids])
             if gone := [one for one, beat in zip(ids, beats, strict=True) if beat is None]:
                 await self._redis.srem(DISPATCHERS, *gone)
-        return [json.loads(beat) for beat in beats if beat is not None]
+        found = (_heartbeat(one, beat) for one, beat in zip(ids, beats, strict=True) if beat is not None)
+        return [heartbeat for heartbeat in found if heartbeat is not None]
 
     # --- ids that are reserved
 
@@ -291,6 +292,19 @@ def dispatcher_key(dispatcher_id: str) -> str:
 
 def marks_key(queue: str) -> str:
     return f"mayfly:positions:{queue}"
+
+
+def _heartbeat(dispatcher_id: str, text: str) -> dict[str, Any] | None:
+    """None for what no dispatcher wrote: whoever is alive writes over it in a moment."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(found, dict) or found.get("id") != dispatcher_id:
+        return None
+    fences = found.get("fences")
+    well = isinstance(fences, list) and all(isinstance(one, str) for one in fences)
+    return found if well else None
 
 
 def _reservation_key(task_id: str) -> str:

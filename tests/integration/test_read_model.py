@@ -484,23 +484,51 @@ async def test_a_cursor_that_no_list_gave_is_refused(model: ReadModel, cursor: s
 
 
 async def test_a_dispatcher_that_beats_no_more_is_gone_and_forgotten(model: ReadModel, redis: Redis) -> None:
-    await model.beat("long", {"id": "long", "slots": 2}, life_seconds=600)
-    await model.beat("short", {"id": "short"}, life_seconds=0.05)
+    long = {"id": "long", "fences": ["3:7"], "slots": 2}
+    await model.beat("long", long, life_seconds=600)
+    await model.beat("short", {"id": "short", "fences": []}, life_seconds=0.05)
     async with asyncio.timeout(SOON):
         while await redis.exists("mayfly:dispatcher:short"):
             await asyncio.sleep(0.01)
-    assert await model.dispatchers() == [{"id": "long", "slots": 2}]
+    assert await model.dispatchers() == [long]
     assert await redis.smembers("mayfly:dispatchers") == {"long"}
-    assert json.loads(await redis.get("mayfly:dispatcher:long") or "") == {"id": "long", "slots": 2}
+    assert json.loads(await redis.get("mayfly:dispatcher:long") or "") == long
 
 
 async def test_a_dispatcher_that_leaves_is_gone_at_once(model: ReadModel) -> None:
-    await model.beat("one", {"id": "one"}, life_seconds=600)
-    await model.beat("two", {"id": "two"}, life_seconds=600)
+    one, two = {"id": "one", "fences": []}, {"id": "two", "fences": []}
+    await model.beat("one", one, life_seconds=600)
+    await model.beat("two", two, life_seconds=600)
     await model.leave("one")
-    assert await model.dispatchers() == [{"id": "two"}]
+    assert await model.dispatchers() == [two]
     await model.leave("two")
     assert await model.dispatchers() == []
+
+
+@pytest.mark.parametrize(
+    "junk",
+    [
+        "",
+        "no JSON",
+        b"\xff",
+        "[" * 100_000,
+        "7",
+        "[]",
+        "{}",
+        '{"id": "b"}',
+        '{"id": "b", "fences": 1}',
+        '{"id": "b", "fences": [[]]}',
+        '{"id": "a", "fences": []}',
+        '{"id": ["b"], "fences": []}',
+    ],
+)
+async def test_what_is_no_heartbeat_is_passed_over(model: ReadModel, redis: Redis, junk: str | bytes) -> None:
+    beats = [{"id": one, "fences": ["3:7"]} for one in ("a", "c")]
+    for beat in beats:
+        await model.beat(str(beat["id"]), beat, life_seconds=600)
+    await redis.sadd("mayfly:dispatchers", "b", b"\xff")
+    await redis.set("mayfly:dispatcher:b", junk)
+    assert await model.dispatchers() == beats
 
 
 # --- a Redis that is away
