@@ -7,7 +7,7 @@ clock, with Redis answering all the while. So a flush of Redis starts no stamped
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final, Protocol
 
 from mayfly.errors import ReadModelUnavailable
@@ -53,20 +53,33 @@ class Liveness:
         self._missing: dict[tuple[str, str], float] = {}
 
     async def run(self) -> None:
+        # Apart: each question to a Redis that answers slowly takes its time, and no beat is to wait for them.
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._again_and_again(self._beat))
+            group.create_task(self._again_and_again(self._look))
+
+    async def _again_and_again(self, call: Callable[[], Awaitable[None]]) -> None:
         while True:
-            await self.refresh()
+            await call()
             await asyncio.sleep(self._interval)
 
     async def refresh(self) -> None:
         """Beat, and look at who else does."""
+        await self._beat()
+        await self._look()
+
+    async def _beat(self) -> None:
         heartbeat = {"id": self._id, **self._describe(), "fences": sorted(_name(*one) for one in self.held)}
         try:
             await self._heartbeats.beat(self._id, heartbeat, self._life)
+        except ReadModelUnavailable as error:
+            self._unseen(error)
+
+    async def _look(self) -> None:
+        try:
             alive = {one["id"]: set(one["fences"]) for one in await self._heartbeats.dispatchers()}
         except ReadModelUnavailable as error:
-            # What could not be seen was not absent.
-            self._missing.clear()
-            log.warning("no heartbeat: %s", error)
+            self._unseen(error)
             return
         now = self._looked_at = self._clock()
         for gone in self._alive.keys() - alive.keys():
@@ -77,6 +90,11 @@ class Liveness:
             for key, since in self._missing.items()
             if not self._present(*key) and now - since < FORGET_AFTER * self._life
         }
+
+    def _unseen(self, error: ReadModelUnavailable) -> None:
+        # What could not be seen was not absent.
+        self._missing.clear()
+        log.warning("no heartbeat: %s", error)
 
     def is_gone(self, held: Held, partition: int) -> bool:
         """Whether the holder of a claim has been seen absent for a whole life. Asking starts the watch."""

@@ -1,5 +1,6 @@
 """Taking over: only from who has been absent for a whole life, as seen here, with Redis answering."""
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -142,3 +143,24 @@ async def test_the_heartbeat_lists_the_fences_that_are_held(liveness: Liveness, 
     liveness.held |= {(3, 7), (0, 12)}
     await liveness.refresh()
     assert redis.beats["me"]["fences"] == ["0:12", "3:7"]
+
+
+async def test_no_beat_waits_for_what_redis_says_of_the_others(clock: Clock) -> None:
+    """A Redis that answers slowly would have a dispatcher that lives taken for dead."""
+    beats = asyncio.Semaphore(0)
+
+    class Slow(Redis):
+        async def beat(self, dispatcher_id: str, heartbeat: dict[str, Any], life_seconds: float) -> None:
+            beats.release()
+
+        async def dispatchers(self) -> list[dict[str, Any]]:
+            await asyncio.Event().wait()
+            raise AssertionError
+
+    liveness = Liveness("me", Slow(), describe=dict, interval=0, life=5, clock=clock)
+    running = asyncio.create_task(liveness.run())
+    async with asyncio.timeout(60):
+        for _ in range(3):
+            await beats.acquire()
+    running.cancel()
+    await asyncio.wait({running})
