@@ -1,7 +1,8 @@
 """Tasks that a client may post twice: one that has come and gone is not claimed anew.
 
 The log forgets what is over. For an id that can come again, Redis is asked before a task is claimed that the
-fold does not know; without its answer such a task waits, and only such a task.
+fold does not know; without its answer such a task waits. Others pass it, until so many of a partition wait
+that no checkpoint could name more (`dispatcher.offsets.MAX_PENDING`).
 """
 
 from typing import Protocol
