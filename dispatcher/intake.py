@@ -11,7 +11,7 @@ from dispatcher.endings import Endings
 from dispatcher.holdings import Holdings
 from dispatcher.keeping import Keeping
 from dispatcher.offsets import MAX_RESUMED
-from dispatcher.waiting import Waiting
+from dispatcher.waiting import ENDS, Share, Waiting
 from dispatcher.work import CANCELLED, EXPIRED, Work
 from mayfly.events import Purpose, Reason
 from mayfly.fold import Phase
@@ -24,6 +24,8 @@ MAX_CHORES: Final = 400
 
 MAX_LOOKS: Final = 20
 """How often a command that is tried for many is looked for, before the others are tried as well."""
+
+SHARES: Final[tuple[Share, ...]] = (*Lane, ENDS)
 
 
 class Intake:
@@ -39,6 +41,8 @@ class Intake:
         # Claims on their way that take a task out of its record, and commands that wait for room for theirs.
         self._resuming: set[Position | str] = set()
         self._gated: deque[Command] = deque()
+        self._own = {share: _own(share) for share in SHARES}
+        self._common = MAX_RESUMED - sum(self._own.values())
         self._tried: Command | None = None
         self._looks = 0
 
@@ -238,14 +242,20 @@ class Intake:
         for one in known.waiting.turns(self._room_for, self._to_release):
             self._release(one)
 
-    @property
-    def _to_release(self) -> int:
-        return MAX_RESUMED - self._known.fold.resumed_count - self._known.waiting.released
+    def _to_release(self, share: Share) -> int:
+        """How many more may be released that count against the share. Each has a part of its own, so that
+        those whose lane has a long backlog do not hold back the others; what is left is for whoever comes."""
+        beyond = sum(max(0, self._used(one) - own) for one, own in self._own.items() if one != share)
+        return self._own[share] + self._common - beyond - self._used(share)
+
+    def _used(self, share: Share) -> int:
+        resumed = self._known.fold.resumed_in[share] if isinstance(share, Lane) else 0
+        return self._known.waiting.released_in[share] + resumed
 
     @property
     def next_time(self) -> int | None:
         """When there is something to release although nothing happens, milliseconds since 1970."""
-        return self._known.waiting.next_time if self._to_release > 0 and self._known.caught_up else None
+        return self._known.waiting.next_time(self._to_release) if self._known.caught_up else None
 
     def _release(self, waiting: Waiting) -> None:
         envelope = waiting.record.envelope
@@ -356,3 +366,10 @@ class Intake:
                 # It was claimed while it waited for its turn, by an owner before whose claim landed late. If
                 # nobody holds it, somebody has to see: it has the place that the others wait for.
                 self._commands.put_back(command)
+
+
+def _own(share: Share) -> int:
+    """How many of the tasks that may be on their way out of their records are of that share alone: half of
+    them by the lanes' weights, and a tenth for those that are to end."""
+    weight = share.weight if isinstance(share, Lane) else 20
+    return max(1, MAX_RESUMED * weight // 200)

@@ -27,7 +27,7 @@ from mayfly.events import (
     Purpose,
     Reason,
 )
-from mayfly.task import NO_FENCE, Failure, FailureType, Outcome, Position
+from mayfly.task import NO_FENCE, Failure, FailureType, Lane, Outcome, Position
 
 HISTORY_CHARS: Final = 200
 """Of each failure's message in a task's history: a hundred attempts are to fit one record of the log."""
@@ -122,6 +122,8 @@ class Fold:
         self._came_out: dict[str, Resumed] = {}
         self.running: Counter[str] = Counter()
         """How many attempts run, by the group whose limit they count against."""
+        self.resumed_in: Counter[Lane] = Counter()
+        """How many claims took a task out of its record, by the lane of the command that they named."""
 
     def __len__(self) -> int:
         return len(self._tasks) + len(self._backed)
@@ -241,16 +243,21 @@ class Fold:
                 del self.running[before.group]
         if after.runs and after.group is not None:
             self.running[after.group] += 1
-        if after.resumed is None:
-            self._came_out.pop(task_id, None)
-        else:
+        self._stay_in(task_id, before)
+        if after.resumed is not None and after.command is not None:
             self._came_out[task_id] = after.resumed
+            self.resumed_in[after.command.lane] += 1
         if after.first is None:
             self._tasks.pop(task_id, None)
             self._backed[task_id] = after
         else:
             self._backed.pop(task_id, None)
             self._tasks[task_id] = after
+
+    def _stay_in(self, task_id: str, state: TaskState | None) -> None:
+        """The task came out of no record, or that is over."""
+        if self._came_out.pop(task_id, None) and state is not None and state.command is not None:
+            self.resumed_in[state.command.lane] -= 1
 
     # --- records
 
@@ -301,7 +308,7 @@ class Fold:
         if state is None or not over or state.stale is not None:
             return False
         del self._tasks[task_id]
-        self._came_out.pop(task_id, None)
+        self._stay_in(task_id, state)
         return True
 
 

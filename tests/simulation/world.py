@@ -642,6 +642,8 @@ class Simulation:
             else {task_id for _, task_id in self.moves_since(view.checked)}
         )
         view.checked = end
+        fold = partition._known.fold
+        self._hold(sum(fold.resumed_in.values()) == fold.resumed_count, "the claims are counted wrong")
         for task_id in tasks:
             true, believed = self._true_state(task_id, end), partition.state(task_id)
             if not _agree(true, believed):
@@ -703,6 +705,8 @@ def _rest(partition: Partition) -> list[str]:
         "running": dict(known.fold.running),
         "waiting": len(partition.waiting),
         "released": partition.waiting.released,
+        "released in": any(partition.waiting.released_in.values()),
+        "resumed in": any(known.fold.resumed_in.values()),
         "turns": known.turns._of_group or known.turns._parked,
         "chores": intake._running_chores,
         "resuming": intake._resuming,

@@ -4,6 +4,8 @@ Each test is a way to lose a task, or to give it two outcomes, that a rule close
 ways; here the code is held to the rules.
 """
 
+from collections import Counter
+
 import pytest
 from shared_log import DONE, FAILED, Owner, SharedLog
 
@@ -497,5 +499,59 @@ def test_what_is_due_waits_while_no_more_can_be_listed(log: SharedLog) -> None:
     assert owner.partition.next_time == 5
     owner.clock.now = 5
     owner.act()
-    assert len(owner.asked.releases) == MAX_RESUMED
+    assert len(owner.asked.releases) < MAX_RESUMED, "some places are set aside for others"
     assert owner.partition.next_time is None, "there is nothing to be done by waiting"
+
+
+def deferred(log: SharedLog, task: str, lane: Lane, due: int) -> Position:
+    command = log.command(task, lane)
+    log.defer(task, log.claim(task, command), due, reason=Reason.SCHEDULE)
+    return command
+
+
+def test_what_waits_behind_a_backlog_holds_back_no_higher_lane_and_no_end(log: SharedLog) -> None:
+    """Whose releases no free slot ever comes to."""
+    for number in range(2 * MAX_RESUMED):
+        deferred(log, f"low{number}", Lane.LOW, due=5)
+    deferred(log, "high", Lane.HIGH, due=6)
+    deferred(log, "normal", Lane.NORMAL, due=6)
+    asked = deferred(log, "low and cancelled", Lane.LOW, due=10**15)
+    owner = Owner(log)
+    owner.clock.now = 1
+    owner.read()
+    owner.run_errands()
+    owner.clock.now = 5
+    owner.act()
+    many = len(owner.asked.releases)
+    assert {lane for lane, _ in owner.asked.releases} == {Lane.LOW}
+    owner.run_errands()
+    owner.clock.now = 6
+    log.cancel("low and cancelled", asked)
+    owner.read()
+    assert {envelope.task_id for _, envelope in owner.asked.releases} == {
+        "high",
+        "normal",
+        "low and cancelled",
+    }
+    owner.run_errands()
+    chore = owner.partition.next_chore()
+    assert chore is not None
+    assert (chore.task_id, chore.purpose) == ("low and cancelled", Purpose.END)
+    assert many < MAX_RESUMED
+
+
+def test_all_lanes_together_release_no_more_than_a_checkpoint_can_list(log: SharedLog) -> None:
+    for lane in Lane:
+        for number in range(MAX_RESUMED):
+            deferred(log, f"{lane}{number}", lane, due=5)
+    owner = Owner(log)
+    owner.clock.now = 1
+    owner.read()
+    owner.run_errands()
+    for number in range(MAX_RESUMED):
+        log.cancel(f"low{number}", Position(Lane.LOW, number))
+    owner.clock.now = 5
+    owner.read()
+    assert len(owner.asked.releases) == MAX_RESUMED
+    lanes = Counter(lane for lane, _ in owner.asked.releases)
+    assert min(lanes.values()) >= Lane.LOW.weight

@@ -1,10 +1,12 @@
 """Who waits in records: each is released once, at its time or in its turn, and never before."""
 
+from collections.abc import Sequence
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dispatcher.waiting import Waiting, WaitingRoom
+from dispatcher.waiting import ENDS, Room, Share, Waiting, WaitingRoom
 from mayfly.events import DeferredRecord, Reason
 from mayfly.placement import Limit
 from mayfly.task import Envelope, Lane, Origin, encode
@@ -22,19 +24,30 @@ def add(
     reason: Reason | None = None,
     expires: int | None = None,
     attempt: int = 0,
+    lane: Lane = Lane.LOW,
 ) -> None:
     reason = reason or (Reason.LIMIT if limit else Reason.SCHEDULE)
-    envelope = Envelope("f", task, origin=Origin(Lane.LOW, 0, 0))
+    envelope = Envelope("f", task, origin=Origin(lane, 0, 0))
     record = DeferredRecord(envelope, fence, attempt, reason, due)
     room.add(Waiting(task, f"{task}/{fence}", fence, encode(record), limit), record, expires)
 
 
-def due(room: WaitingRoom, now: int, most: int = 100) -> list[str]:
-    return [one.task_id for one in room.due(now, most)]
+def at_most(room: WaitingRoom, most: int, shares: Sequence[Share] = (*Lane, ENDS)) -> Room:
+    """Room for so many more, of these shares."""
+    before = room.released
+    return lambda share: most - (room.released - before) if share in shares else 0
 
 
-def turns(room: WaitingRoom, places: int, most: int = 100) -> list[str]:
-    return [one.task_id for one in room.turns(lambda _: places, most)]
+def due(room: WaitingRoom, now: int, most: int = 100, **shares: Sequence[Share]) -> list[str]:
+    return [one.task_id for one in room.due(now, at_most(room, most, **shares))]
+
+
+def turns(room: WaitingRoom, places: int, most: int = 100, **shares: Sequence[Share]) -> list[str]:
+    return [one.task_id for one in room.turns(lambda _: places, at_most(room, most, **shares))]
+
+
+def next_time(room: WaitingRoom, most: int = 100, **shares: Sequence[Share]) -> int | None:
+    return room.next_time(at_most(room, most, **shares))
 
 
 @pytest.fixture
@@ -44,7 +57,7 @@ def room() -> WaitingRoom:
 
 def test_a_task_is_released_when_it_is_due_and_only_once(room: WaitingRoom) -> None:
     add(room, "a", due=10)
-    assert room.next_time == 10
+    assert next_time(room) == 10
     assert due(room, 9) == []
     assert due(room, 10) == ["a"]
     assert due(room, 11) == []
@@ -71,7 +84,7 @@ def test_a_task_that_waits_again_is_released_by_its_new_time(room: WaitingRoom) 
 def test_a_task_that_expires_is_released_before_its_time(room: WaitingRoom) -> None:
     add(room, "a", due=100, expires=20)
     add(room, "turn", limit=ONE, expires=30)
-    assert room.next_time == 20
+    assert next_time(room) == 20
     assert due(room, 20) == ["a"]
     assert due(room, 30) == ["turn"]
     assert due(room, 100) == []
@@ -89,7 +102,7 @@ def test_a_task_that_is_hurried_is_released_whatever_it_waits_for(room: WaitingR
     room.hurry("a")
     room.hurry("b")
     room.hurry("nobody")
-    assert room.next_time == 0
+    assert next_time(room) == 0
     assert due(room, 0, most=0) == []
     assert due(room, 0) == ["a", "b"]
 
@@ -118,7 +131,7 @@ def test_a_group_whose_turn_was_cut_short_is_looked_at_again(room: WaitingRoom) 
 def test_a_group_does_not_wait_behind_another_that_has_no_place(room: WaitingRoom) -> None:
     add(room, "a", limit=ONE)
     add(room, "b", limit=Limit("g", 1))
-    assert [one.task_id for one in room.turns(lambda one: one.task_id == "b", 9)] == ["b"]
+    assert [one.task_id for one in room.turns(lambda one: one.task_id == "b", lambda _: 9)] == ["b"]
 
 
 def test_one_that_waits_no_more_is_passed_over(room: WaitingRoom) -> None:
@@ -141,13 +154,52 @@ def test_who_waits_for_a_turn_without_a_limit_any_more_is_due(room: WaitingRoom)
     assert due(room, 0) == ["a"]
 
 
+def test_a_lane_without_room_holds_back_no_other(room: WaitingRoom) -> None:
+    add(room, "low", due=1)
+    add(room, "high", due=2, lane=Lane.HIGH)
+    add(room, "low turn", limit=ONE)
+    add(room, "high turn", limit=Limit("g", 1), lane=Lane.HIGH)
+    assert next_time(room, shares=[Lane.HIGH]) == 2
+    assert due(room, 5, shares=[Lane.HIGH]) == ["high"]
+    assert turns(room, 1, shares=[Lane.HIGH]) == ["high turn"]
+    assert next_time(room, shares=[Lane.HIGH]) is None
+    assert due(room, 5) == ["low"]
+    assert turns(room, 1) == ["low turn"]
+
+
+def test_what_is_to_end_has_places_of_its_own_and_those_of_its_lane(room: WaitingRoom) -> None:
+    for task in ("a", "b"):
+        add(room, task, due=100)
+        room.hurry(task)
+    add(room, "late", due=100, expires=5)
+    assert next_time(room, shares=[ENDS]) == 0
+    assert due(room, 10, most=1, shares=[ENDS]) == ["a"]
+    assert room.released_in[ENDS] == 1
+    assert due(room, 10, shares=[Lane.HIGH]) == []
+    assert due(room, 10, shares=[Lane.LOW]) == ["b", "late"]
+    assert room.released_in[Lane.LOW] == 2
+    for task in ("a", "b", "late"):
+        room.remove(task)
+    assert not any(room.released_in.values())
+
+
+def test_a_group_whose_first_has_no_room_in_its_lane_keeps_its_order(room: WaitingRoom) -> None:
+    add(room, "low", limit=ONE)
+    add(room, "high", limit=ONE, lane=Lane.HIGH)
+    assert turns(room, 2, shares=[Lane.HIGH]) == []
+    assert turns(room, 2, shares=[Lane.LOW]) == ["low"]
+    assert turns(room, 1, shares=[Lane.LOW]) == []
+    assert turns(room, 1, shares=[Lane.HIGH]) == ["high"]
+    room.all_may_be_ready()
+    assert not room.waits("f")
+
+
 def test_what_waits_no_more_takes_no_room_for_ever(room: WaitingRoom) -> None:
     """A schedule of a year, cancelled, would stand there for a year."""
     for number in range(20_000):
         add(room, f"t{number}", due=10**12, expires=10**13, fence=number)
         room.remove(f"t{number}")
-    assert len(room._due) < 3_000
-    assert len(room._expiries) < 3_000
+    assert sum(map(len, room._due.values())) < 3_000
 
 
 @given(
