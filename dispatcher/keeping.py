@@ -119,6 +119,7 @@ class Keeping:
             losses=state.losses,
             group=state.group,
             history=state.history,
+            cancelled=state.cancelled,
         )
         self._known.world.errands.keep(self._known.partition, record)
 

@@ -119,6 +119,8 @@ class DeferredRecord(msgspec.Struct, frozen=True, rename="camel", omit_defaults=
     losses: int = 0
     group: str | None = None
     history: tuple[Attempt, ...] = ()
+    cancelled: bool = False
+    """Whether the task's end had been asked for. The request may lie behind where the next fold starts."""
 
 
 class DeadLetter(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):

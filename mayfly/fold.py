@@ -271,6 +271,7 @@ class Fold:
             holder="",
             first=None,
             losses=record.losses,
+            cancelled=record.cancelled,
             history=record.history,
             group=record.group,
             reason=record.reason,
@@ -288,7 +289,7 @@ class Fold:
         state = self.get(task_id)
         if state is None or not needs_record(state) or state.fence != fence:
             return False
-        # Whose end was asked for needs its events still: the record does not say so.
+        # Whose end was asked for needs its events still: the record may have been written before.
         first = state.first if state.cancelled else None
         self._put(task_id, state, replace(state, record=key, first=first, resumed=None))
         return True

@@ -57,9 +57,13 @@ class Rule(enum.StrEnum):
     CANCEL_RELEASES = "cancel-releases"
     """A wait that is to be cancelled is released at once; no other command claims it."""
     FLAG_HOLDS_LOG = "flag-holds-log"
-    """A wait that is to be cancelled holds the log from the `CancelRequested` on: no record tells of it."""
+    """A wait that is to be cancelled holds the log from the `CancelRequested` on: its record, written before,
+    does not tell of it."""
     FLAG_LISTED = "flag-listed"
     """A resumed claim is listed together with whether the task was to be cancelled."""
+    FLAG_RECORDED = "flag-recorded"
+    """A record tells whether the task was to be cancelled when it was written: its writer may know that from
+    such a list alone."""
     COVERED = "covered"
     """What led to a wait is done, and the wait is released, once the deferred position is past its record."""
     DONE_WHEN_COVERED = "done-when-covered"
@@ -121,6 +125,8 @@ class Bounds:
     """Deferred records, tombstones not counted."""
     defers: int = 1
     """How often the task waits."""
+    postpones: int = 0
+    """How often it waits without an attempt: its claim is for that."""
     faults: int = 1
     """How often a dispatcher dies, loses the partition or forgets its claim."""
     zombies: int = 1
@@ -149,15 +155,19 @@ FOREIGN: Final = -2
 
 class Kind(enum.StrEnum):
     CLAIMED = "Claimed"
+    POSTPONED = "Claimed, to wait"
     DEFERRED = "Deferred"
     FINISHED = "Finished"
     CANCEL = "CancelRequested"
 
 
+CLAIMS = (Kind.CLAIMED, Kind.POSTPONED)
+
+
 class Event(NamedTuple):
     kind: str
     fence: int = NO_FENCE
-    """What a `Claimed` follows; the claim that a `Deferred` or a `Finished` ends."""
+    """What a claim follows; the claim that a `Deferred` or a `Finished` ends."""
     command: int = 0
     """The command that is claimed."""
     process: int = 0
@@ -168,6 +178,7 @@ class Record(NamedTuple):
     """A task's envelope, in the deferred topic. Its key is its place there."""
 
     wait: int
+    cancelled: bool = False
     wiped: bool = False
 
 
@@ -295,7 +306,7 @@ class Protocol:
         first = offset if task.first < 0 else task.first
         cancelled = task.cancelled
         match event.kind:
-            case Kind.CLAIMED:
+            case Kind.CLAIMED | Kind.POSTPONED:
                 if task.state != UNKNOWN:
                     counts = event.fence == task.fence
                 elif event.fence == NO_FENCE:
@@ -304,7 +315,8 @@ class Protocol:
                     flags = [flag for claim, flag in resumed if claim == offset]
                     counts = bool(flags)
                     cancelled |= any(flags) and Rule.FLAG_LISTED not in self.broken
-                return Task(CLAIMED, offset, cancelled, -1, first) if counts else task
+                becomes = CLAIMED if event.kind == Kind.CLAIMED else WAITING
+                return Task(becomes, offset, cancelled, -1, first) if counts else task
             case Kind.CANCEL:
                 if cancelled or (task.state == UNKNOWN and event.command in done):
                     return task
@@ -342,7 +354,9 @@ class Protocol:
             for n in trusted:
                 opinions[n] = BACKS if n == latest else OVER
             alone = len(trusted) == 1 or Rule.OLDER_HOLDS_LOG in self.broken
-            task = Task(WAITING, state.records[latest].wait, first=-1 if alone else start)
+            record = state.records[latest]
+            cancelled = record.cancelled and Rule.FLAG_RECORDED not in self.broken
+            task = Task(WAITING, record.wait, cancelled, first=-1 if alone else start)
         view = View(start, task, tuple(opinions), start, done, covered, resumed)
         while view.seen < len(state.log):
             view = self._take_event(view, state)
@@ -390,7 +404,7 @@ class Protocol:
 
         An owner may not have read the whole lane yet. It has read what its log names, and what comes before.
         """
-        claims = (event.command for event in state.log[:end] if event.kind == Kind.CLAIMED)
+        claims = (event.command for event in state.log[:end] if event.kind in CLAIMS)
         return range(max(claims, default=0) + 1)
 
     def _is_covered(self, view: View) -> bool:
@@ -552,13 +566,17 @@ class Protocol:
                 yield f"wipes record {n}", ("tombstone", n), process._replace(view=gone), process
         if task.state == WAITING and BACKS not in view.records and view.wrote != task.fence:
             now = process._replace(view=view._replace(wrote=task.fence))
-            yield f"records {task.fence}", ("record", task.fence), now, process
+            yield f"records {task.fence}", ("record", (task.fence, task.cancelled)), now, process
         if job == NO_FENCE:
             for command in range(len(state.lane)):
                 if command not in view.done and self.verdict(state, view, command) == "claim":
                     claim = Event(Kind.CLAIMED, task.fence, command, process.number)
                     label = f"claims for {command} after {task.fence}"
                     yield label, ("event", claim), process._replace(job=len(state.log)), process
+                    postponed = sum(event.kind == Kind.POSTPONED for event in state.log)
+                    if postponed < self.bounds.postpones and not task.cancelled:
+                        wait = claim._replace(kind=Kind.POSTPONED)
+                        yield f"{label}, to wait", ("event", wait), process, process
         if self._is_covered(view) and view.released != task.fence:
             # It is due, by the clock or because it is to be cancelled.
             now = process._replace(view=view._replace(released=task.fence))
@@ -624,11 +642,11 @@ class Protocol:
                 return State(log, (*lane, value), records, *rest) if len(lane) < bounds.commands else None
             case "record":
                 fits = len(records) < bounds.records
-                return State(log, lane, (*records, Record(value)), *rest) if fits else None
+                return State(log, lane, (*records, Record(*value)), *rest) if fits else None
         wiped = list(records)
         for n, record in enumerate(wiped):
             if n == value or Rule.FRESH_KEY in self.broken:
-                wiped[n] = Record(record.wait, True)
+                wiped[n] = record._replace(wiped=True)
         return State(log, lane, tuple(wiped), *rest)
 
     # --- what must hold

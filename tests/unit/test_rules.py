@@ -85,6 +85,27 @@ def test_a_cancellation_is_known_although_its_record_is_gone(log: SharedLog) -> 
     assert reborn.partition.origin.start <= holds_the_start
 
 
+def test_a_cancellation_is_known_although_its_task_waits_in_its_next_record(log: SharedLog) -> None:
+    """The request landed just before a claim that lets the task wait again, and did not know of it. The
+    second owner knows of it by the list alone, and has to tell the third."""
+    owner, fence = waiting(log)
+    log.cancel("a", C0)
+    log.claim("a", release(log, "a", fence), follows=fence, purpose=Purpose.DEFER, reason=Reason.LIMIT)
+    owner.read()
+    owner.commit()
+    ((key, _),) = owner.asked.tombstones
+    log.tombstone(key)
+    second = Owner(log)
+    second.read()
+    second.run_errands()
+    assert not second.commit().resumed
+    third = Owner(log)
+    third.read()
+    state = third.state("a")
+    assert state is not None
+    assert (state.phase, state.cancelled) == (Phase.WAITING, True)
+
+
 # --- records
 
 
