@@ -12,7 +12,7 @@ from dispatcher.offsets import Checkpoint
 from dispatcher.records import Restored, Verdict, task_of
 from dispatcher.waiting import Waiting
 from mayfly.events import DeferredRecord, Reason
-from mayfly.fold import TaskState, needs_record
+from mayfly.fold import Phase, TaskState, needs_record
 from mayfly.task import NO_FENCE, Origin, Position, expires_at
 
 
@@ -58,7 +58,9 @@ class Keeping:
 
     def _would_back(self, waiting: Waiting) -> bool:
         state = self._known.fold.get(waiting.task_id)
-        return state is not None and needs_record(state) and state.fence == waiting.fence
+        if state is None or state.phase is not Phase.WAITING or state.record is not None:
+            return False
+        return state.fence == waiting.fence
 
     def _back(self, waiting: Waiting) -> Verdict:
         """The record is the task's state from here on, if it can be: the commands before it are done."""
@@ -66,6 +68,9 @@ class Keeping:
         state = self._known.fold.get(task_id)
         if state is None or not self._would_back(waiting):
             return Verdict.STALE
+        if state.stale is not None:
+            # The record before it is still there. That makes this one early, and not stale: below as well.
+            return Verdict.WAITS
         claimed = _claimed_by(state)
         if claimed is not None and not self._known.commands.was_read(task_id, claimed):
             # It cannot be marked done yet. To call the record stale for that would be wrong: another owner

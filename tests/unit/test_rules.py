@@ -128,6 +128,24 @@ def test_a_record_behind_one_that_is_not_settled_does_not_back_its_task_yet(log:
     assert record.fence == fence
 
 
+def test_a_record_is_not_stale_because_the_one_before_it_is_still_there(log: SharedLog) -> None:
+    """Whoever wrote it never knew that one. Once it is gone, the next owner finds the record good, vouches
+    for it, and loses it to a tombstone that was on its way."""
+    owner, fence = waiting(log)
+    again = log.claim("a", release(log, "a", fence), follows=fence, attempt=2)
+    wait = log.defer("a", again)
+    log.record("a", wait, "another's", C0)
+    owner.read()
+    owner.commit()
+    ((before, _),) = owner.asked.tombstones
+    assert before == "a/0"
+    assert not owner.asked.kept
+    owner.run_errands()
+    state = owner.state("a")
+    assert state is not None
+    assert state.record == "another's"
+
+
 def test_a_record_that_is_stale_goes_only_after_a_commit(log: SharedLog) -> None:
     """Who cannot commit is behind, and may have found stale what its successor rests on."""
     log.record("a", NO_FENCE, "stale", C0)
