@@ -8,7 +8,7 @@ record alone must be vouched for.
 
 import enum
 import heapq
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -77,7 +77,8 @@ class Records:
         self._unsettled: OrderedDict[str, _Unsettled] = OrderedDict()
         # By fence: to be judged, as soon as the fold has come that far.
         self._unjudged: list[tuple[int, int, str]] = []
-        self._to_back: dict[str, int] = {}
+        # Of each wait, how many records were found good and are not settled.
+        self._to_back = Counter[tuple[str, int]]()
         self._stale: list[Stale] = []
         self._leaving: list[Stale] = []
         self.loaded = False
@@ -160,7 +161,7 @@ class Records:
             if one is not None:
                 one.backs = backs(one.waiting)
                 if one.backs:
-                    self._to_back[one.waiting.task_id] = one.waiting.fence
+                    self._to_back[one.waiting.task_id, one.waiting.fence] += 1
                 else:
                     self._condemn(one.waiting)
 
@@ -174,7 +175,7 @@ class Records:
             verdict = back(first.waiting)
             if verdict is Verdict.WAITS:
                 return
-            self._to_back.pop(first.waiting.task_id, None)
+            self._no_more_to_back(first.waiting)
             if verdict is Verdict.STALE:
                 first.backs = False
                 self._condemn(first.waiting)
@@ -183,13 +184,19 @@ class Records:
 
     def is_to_back(self, task_id: str, fence: int) -> bool:
         """Whether a record of that wait was found good, and those before it are waited for."""
-        return self._to_back.get(task_id) == fence
+        return (task_id, fence) in self._to_back
 
     def gone(self, key: str) -> None:
         """The record is there no more."""
         one = self._unsettled.pop(key, None)
         if one is not None and one.backs:
-            self._to_back.pop(one.waiting.task_id, None)
+            self._no_more_to_back(one.waiting)
+
+    def _no_more_to_back(self, waiting: Waiting) -> None:
+        of = waiting.task_id, waiting.fence
+        self._to_back[of] -= 1
+        if not self._to_back[of]:
+            del self._to_back[of]
 
     def _judge_later(self, offset: int, waiting: Waiting) -> None:
         self._unsettled[waiting.key] = _Unsettled(offset, waiting)

@@ -136,6 +136,20 @@ def test_a_record_whose_task_went_on_meanwhile_is_stale() -> None:
     assert records.settled == 0
 
 
+def test_a_good_record_is_known_whatever_becomes_of_another_of_its_task() -> None:
+    """Or its owner would write one more."""
+    records = loaded()
+    for offset, (key, fence) in enumerate([("before", 0), ("good", 1), ("copy", 1)]):
+        records.read(offset, key, value("a", fence))
+    records.judge(2, yes)
+    records.settle(lambda waiting: Verdict.WAITS if waiting.fence else Verdict.STALE)
+    assert records.is_to_back("a", 1)
+    records.gone("copy")
+    assert records.is_to_back("a", 1)
+    records.gone("good")
+    assert not records.is_to_back("a", 1)
+
+
 def test_a_record_is_judged_once_the_fold_has_come_to_its_fence() -> None:
     records = loaded()
     records.read(0, "k", value("a", fence=7))
