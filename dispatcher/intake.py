@@ -266,9 +266,11 @@ class Intake:
     def _end(self, task_id: str, position: Position) -> None:
         """End a task that nobody holds, without an attempt. Somebody may hold it by now, or it is over."""
         state = self._known.fold.get(task_id)
-        if state is None or self._known.is_done(position):
+        asked = state is not None and state.phase is Phase.ASKED
+        # One that has come to wait meanwhile is ended by its release, whatever became of that command.
+        if state is None or (asked and self._known.is_done(position)):
             return
-        if state.phase is Phase.ASKED:
+        if asked:
             claim = Claim(NO_FENCE, 1, 0, state)
             position = self._commands.earliest(task_id) or position
         elif state.cancelled and (release := self._commands.release_of(task_id, state.fence)):

@@ -594,3 +594,23 @@ def test_all_lanes_together_release_no_more_than_a_checkpoint_can_list(log: Shar
     assert len(owner.asked.releases) == MAX_RESUMED
     lanes = Counter(lane for lane, _ in owner.asked.releases)
     assert min(lanes.values()) >= Lane.LOW.weight
+
+
+def test_a_task_that_comes_to_wait_while_a_claim_to_end_it_is_on_its_way_ends_at_once(log: SharedLog) -> None:
+    """That claim is void. The release is there already, and is not to wait for a slot."""
+    log.command("before")
+    command = log.command("a")
+    log.cancel("a", command)
+    owner = Owner(log)
+    owner.read()
+    void = owner.partition.next_chore()
+    assert void is not None
+    fence = log.claim("a", command, purpose=Purpose.DEFER, reason=Reason.SCHEDULE, due=10**15, attempt=0)
+    owner.read()
+    owner.run_errands()
+    assert owner.partition.next_chore() is None
+    owner.partition.chore_done(void)
+    owner.act()
+    chore = owner.partition.next_chore()
+    assert chore is not None
+    assert (chore.purpose, chore.claim.follows) == (Purpose.END, fence)
