@@ -1,7 +1,7 @@
 """Claiming a task and letting go of it: events of ours, each of which counts only when it was read back."""
 
 import asyncio
-import uuid
+import itertools
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Final, Protocol, TypeVar
@@ -38,6 +38,7 @@ class Claims:
         self._id = dispatcher_id
         self._events = events
         self._held = held
+        self._nonces = (f"{dispatcher_id}/{number}" for number in itertools.count())
 
     async def claim(self, partition: Partition, work: Work, image: str | None = None) -> int | None:
         """The fence, or None if another claim came first. Raises `PartitionLost`."""
@@ -50,7 +51,7 @@ class Claims:
             offset=work.position.offset,
             attempt=claim.attempt if runs else claim.begun,
             dispatcher=self._id,
-            nonce=uuid.uuid4().hex,
+            nonce=next(self._nonces),
             follows=claim.follows,
             image=image,
             purpose=work.purpose,

@@ -147,7 +147,8 @@ class LogConsumer:
             self._consumer.pause(pause)
         if resume:
             self._consumer.resume(resume)
-        if self._clock() >= self._commit_at:
+        # A commit holds the next poll up, and with it a task whose event is to be read: it waits for a lull.
+        if self._clock() >= self._commit_at - (COMMIT_SECONDS / 2 if first is None else 0):
             self._commit_at = self._clock() + COMMIT_SECONDS
             self._commit(self._on_loop(self._to_commit))
 

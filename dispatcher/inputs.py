@@ -76,6 +76,10 @@ class Refused(Exception):
         # A message may quote a command that is nearly as large as a record can be.
         self.failure = Failure(type, message[:MESSAGE_CHARS])
 
+    @classmethod
+    def by(cls, failure: Failure) -> "Refused":
+        return cls(failure.type, failure.message)
+
 
 class Payloads(Protocol):
     async def fetch(self, reference: BlobRef) -> bytes:
@@ -90,6 +94,8 @@ class Inputs:
         self._secrets = secrets
         self._functions_dir = functions_dir
         self._schemas = PayloadSchemas()
+        self._read: dict[str, tuple[tuple[int, int, int], dict[str, str]]] = {}
+        """What each `.env` held, by what it looked like from outside: it may be written at any time."""
 
     async def of(self, envelope: Envelope, function: Function) -> Input:
         """Raises `Refused`."""
@@ -139,5 +145,14 @@ class Inputs:
     def _local(self, function: str) -> dict[str, str]:
         if self._functions_dir is None:
             return {}
-        values = dotenv_values(self._functions_dir / function / ".env")
-        return {name: value for name, value in values.items() if value is not None}
+        path = self._functions_dir / function / ".env"
+        try:
+            stat = path.stat()
+        except OSError:
+            return {}
+        stamp = stat.st_mtime_ns, stat.st_size, stat.st_ino
+        if function not in self._read or self._read[function][0] != stamp:
+            values = dotenv_values(path)
+            found = {name: value for name, value in values.items() if value is not None}
+            self._read[function] = stamp, found
+        return self._read[function][1]

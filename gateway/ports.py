@@ -1,6 +1,6 @@
 """What the gateway needs of the world. `app.py` plugs the adapters in; tests plug in what they like."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Any, Protocol
 
 from mayfly.function import Function
@@ -98,7 +98,7 @@ class ReadModel(Protocol):
         """What was logged after that place ("" is the beginning), in order, at most so many pieces."""
 
     async def dispatchers(self) -> Heartbeats: ...
-    def changes(self) -> AsyncIterator[tuple[str, str]]:
+    def changes(self) -> AsyncGenerator[tuple[str, str]]:
         """(task id, status) as they change; a pair of empty strings when the subscription stands."""
 
     async def ping(self) -> None: ...

@@ -1,5 +1,5 @@
 """Waiting for a task: one subscription for the whole process, and whoever waits for its end or for any change
-of it, by task.
+of it, by task. While nobody waits there is none: to hear of every change of every task costs.
 
 A message can be lost, and the subscription can break: so whoever waits reads again every few seconds, and
 whenever the subscription stands anew. What was lost then only costs time.
@@ -7,8 +7,8 @@ whenever the subscription stands anew. What was lost then only costs time.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager, aclosing, contextmanager
 from typing import Final
 
 from gateway.ports import ReadModel
@@ -18,6 +18,8 @@ from mayfly.task import TERMINAL
 log = logging.getLogger(__name__)
 
 RESUBSCRIBE_SECONDS: Final = 0.5
+IDLE_SECONDS: Final = 5.0
+"""How long the subscription outlives whoever waited last: the next may be about to come."""
 Record = dict[str, str]
 
 
@@ -30,6 +32,7 @@ class Waiters:
         self._waiting: dict[str, set[asyncio.Event]] = {}
         self._watching: dict[str, set[asyncio.Event]] = {}
         self._closing = False
+        self._needed = asyncio.Event()
 
     def __len__(self) -> int:
         return sum(len(events) for of in (self._waiting, self._watching) for events in of.values())
@@ -41,17 +44,30 @@ class Waiters:
 
     async def follow(self) -> None:
         while True:
+            await self._needed.wait()
             try:
-                async for task_id, status in self._read_model.changes():
-                    if not task_id:
-                        self._wake_all()
-                        continue
-                    _wake(self._watching, task_id)
-                    if status in TERMINAL:
-                        _wake(self._waiting, task_id)
+                async with aclosing(self._read_model.changes()) as changes:
+                    await self._hear(changes)
             except ReadModelUnavailable as error:
                 log.warning("changes are not heard just now", extra={"reason": str(error)})
-            await asyncio.sleep(RESUBSCRIBE_SECONDS)
+                await asyncio.sleep(RESUBSCRIBE_SECONDS)
+
+    async def _hear(self, changes: AsyncIterator[tuple[str, str]]) -> None:
+        """Returns when nobody has waited for a while."""
+        clock = asyncio.get_running_loop().time
+        idle_at = clock() + IDLE_SECONDS
+        async for task_id, status in changes:
+            if self._waiting or self._watching:
+                idle_at = clock() + IDLE_SECONDS
+            elif clock() > idle_at:
+                self._needed.clear()
+                return
+            if not task_id:
+                self._wake_all()
+                continue
+            _wake(self._watching, task_id)
+            if status in TERMINAL:
+                _wake(self._waiting, task_id)
 
     async def until_terminal(
         self, task_id: str, seconds: float, gone: Callable[[], Awaitable[bool]]
@@ -65,7 +81,7 @@ class Waiters:
             return record
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
-        with _enlisted(self._waiting, task_id) as woken:
+        with self._enlisted(self._waiting, task_id) as woken:
             while True:
                 # Read after enlisting: an end in between would not be told again.
                 record = await self._read_model.get(task_id)
@@ -82,7 +98,7 @@ class Waiters:
 
     def watching(self, task_id: str) -> AbstractContextManager[asyncio.Event]:
         """An event that is set whenever something of the task may have changed, and at the process's end."""
-        return _enlisted(self._watching, task_id)
+        return self._enlisted(self._watching, task_id)
 
     async def next_change(self, woken: asyncio.Event) -> None:
         """Returns when the event is set, and after a few seconds even so. Clears it."""
@@ -94,18 +110,18 @@ class Waiters:
             for task_id in of:
                 _wake(of, task_id)
 
-
-@contextmanager
-def _enlisted(of: dict[str, set[asyncio.Event]], task_id: str) -> Iterator[asyncio.Event]:
-    woken = asyncio.Event()
-    events = of.setdefault(task_id, set())
-    events.add(woken)
-    try:
-        yield woken
-    finally:
-        events.discard(woken)
-        if not events:
-            del of[task_id]
+    @contextmanager
+    def _enlisted(self, of: dict[str, set[asyncio.Event]], task_id: str) -> Iterator[asyncio.Event]:
+        woken = asyncio.Event()
+        events = of.setdefault(task_id, set())
+        events.add(woken)
+        self._needed.set()
+        try:
+            yield woken
+        finally:
+            events.discard(woken)
+            if not events:
+                del of[task_id]
 
 
 def _wake(of: dict[str, set[asyncio.Event]], task_id: str) -> None:

@@ -299,8 +299,8 @@ def new_task_id() -> str:
     """A UUIDv7 (RFC 9562): its first 48 bits are the time in milliseconds."""
     value = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(os.urandom(10), "big")
     value = value & ~(0xF << 76) | 7 << 76
-    value = value & ~(0x3 << 62) | 2 << 62
-    return str(uuid.UUID(int=value))
+    text = f"{value & ~(0x3 << 62) | 2 << 62:032x}"
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
 def place_id(topic: str, partition: int, offset: int) -> str:

@@ -8,6 +8,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 from mayfly.events import Attempt, CancelRequested, Claimed, Deferred, Finished, Reason
@@ -249,9 +250,14 @@ def payload_size(envelope: Envelope) -> int:
 
 def timestamp(milliseconds: int) -> str:
     """RFC 3339 in UTC, to the millisecond; what is before 1970 or after 9999 as the nearest that is not."""
-    milliseconds = min(max(milliseconds, 0), LAST_MILLISECOND)
-    at = datetime.fromtimestamp(milliseconds / 1000, UTC)
-    return at.strftime("%Y-%m-%dT%H:%M:%S.") + f"{milliseconds % 1000:03d}Z"
+    seconds, rest = divmod(min(max(milliseconds, 0), LAST_MILLISECOND), 1000)
+    return f"{_to_the_second(seconds)}.{rest:03d}Z"
+
+
+@lru_cache(256)
+def _to_the_second(seconds: int) -> str:
+    # What is projected at once is mostly of the same few seconds.
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def _known(**fields: object) -> dict[str, str]:

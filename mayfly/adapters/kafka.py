@@ -8,6 +8,7 @@ import asyncio
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -83,17 +84,22 @@ class Log:
                 **{
                     "acks": "all",
                     "enable.idempotence": True,
-                    "linger.ms": 1,
+                    # What comes while requests are on their way makes batches by itself. To wait for more
+                    # would cost each task a millisecond in each of its three appends, and saves no CPU.
+                    "linger.ms": 0,
                     "partitioner": "murmur2_random",
                     "message.timeout.ms": int(self._timeout * 1000),
                     "message.max.bytes": MAX_MESSAGE_BYTES,
                 },
             )
         )
+        self._delivered: deque[tuple[asyncio.Future[Appended], KafkaError | None, Message]] = deque()
+        self._told = False
         self._stop = threading.Event()
         self._poller = threading.Thread(target=self._poll, name="mayfly-producer", daemon=True)
 
     async def start(self) -> None:
+        self._loop = asyncio.get_running_loop()
         self._poller.start()
 
     def _poll(self) -> None:
@@ -107,21 +113,14 @@ class Log:
 
         Raises `LogUnavailable` when there was no acknowledgement in time; the record may still be there.
         """
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Appended] = loop.create_future()
-
-        def settle(error: KafkaError | None, message: Message) -> None:
-            if future.cancelled():
-                return
-            if error is not None:
-                future.set_exception(LogUnavailable(f"Kafka did not acknowledge: {error.str()}"))
-                return
-            future.set_result(
-                Appended(message.partition() or 0, message.offset() or 0, message.timestamp()[1])
-            )
+        future: asyncio.Future[Appended] = self._loop.create_future()
 
         def delivered(error: KafkaError | None, message: Message) -> None:
-            loop.call_soon_threadsafe(settle, error, message)
+            self._delivered.append((future, error, message))
+            # The loop is told once for all that the broker acknowledges at once: to be told costs more.
+            if not self._told:
+                self._told = True
+                self._loop.call_soon_threadsafe(self._settle)
 
         where: dict[str, Any] = {} if partition is None else {"partition": partition}
         try:
@@ -131,6 +130,20 @@ class Log:
         except KafkaException as error:
             raise LogUnavailable(f"Kafka refused the record: {error.args[0].str()}") from error
         return await future
+
+    def _settle(self) -> None:
+        # Before the first look: what is delivered from here on tells again.
+        self._told = False
+        while self._delivered:
+            future, error, message = self._delivered.popleft()
+            if future.done():
+                continue
+            if error is not None:
+                future.set_exception(LogUnavailable(f"Kafka did not acknowledge: {error.str()}"))
+                continue
+            future.set_result(
+                Appended(message.partition() or 0, message.offset() or 0, message.timestamp()[1])
+            )
 
     async def ready(self) -> None:
         """Raises `LogUnavailable` unless a broker answers."""

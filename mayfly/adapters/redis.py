@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
+import msgspec
 from redis.asyncio import Redis
 from redis.exceptions import NoScriptError, RedisError
 
@@ -35,61 +36,69 @@ __all__ = ["QueuedTask", "ReadModel", "task_key"]
 
 LIVE_LOG_SECONDS: Final = 3600
 LIVE_LOG_ENTRIES: Final = 2000
+BATCH: Final = 200
+"""Commands and changes that are written at once: nothing else of Redis happens meanwhile."""
 Replies = list[int]
+Call = tuple[str, str | None, Sequence[str | bytes]]
+"""A script, its key and its arguments."""
 
-# KEYS: the task's hash. ARGV: id, createdAt in ms, partition, status if it has none, field, value, ...
-_QUEUED: Final = """
-local id, created, partition = ARGV[1], ARGV[2], ARGV[3]
--- A second command of a task says nothing new: the first one is the one that was accepted.
-local was = redis.call('ZSCORE', 'mayfly:tasks', id)
-local known = redis.call('HEXISTS', KEYS[1], 'command') == 1
-if was and known and tonumber(was) < tonumber(created) then return 0 end
-local fields, tags, kind, queue, request = {}, {}, '', '', nil
-for i = 5, #ARGV do fields[#fields + 1] = ARGV[i] end
-for i = 1, #fields, 2 do
-  if fields[i] == 'tags' then tags = cjson.decode(fields[i + 1]) end
-  if fields[i] == 'taskType' then kind = fields[i + 1] end
-  if fields[i] == 'queue' then queue = fields[i + 1] end
-  if fields[i] == 'requestSha256' then request = fields[i + 1] end
+# ARGV: a JSON list of commands and changes, in order. One script and one argument for all of them: a call of
+# its own for each, with each field an argument, took most of what a task cost its dispatcher and its gateway.
+#   {"queued", id, createdAt in ms, partition, status if it has none, {field, value, ...}}
+#   {"change", id, partition, offset, status or '', when it ended in ms or '', {fields that go},
+#    {field, value, ...}}
+_PROJECT: Final = """
+local function queued(id, created, partition, status, fields)
+  local hash = 'mayfly:task:' .. id
+  -- A second command of a task says nothing new: the first one is the one that was accepted.
+  local was = redis.call('ZSCORE', 'mayfly:tasks', id)
+  local known = redis.call('HEXISTS', hash, 'command') == 1
+  if was and known and tonumber(was) < tonumber(created) then return end
+  local tags, kind, queue, request = {}, '', '', nil
+  for i = 1, #fields, 2 do
+    if fields[i] == 'tags' then tags = cjson.decode(fields[i + 1]) end
+    if fields[i] == 'taskType' then kind = fields[i + 1] end
+    if fields[i] == 'queue' then queue = fields[i + 1] end
+    if fields[i] == 'requestSha256' then request = fields[i + 1] end
+  end
+  if request then
+    redis.call('SET', 'mayfly:idempotency:' .. id, request .. ':' .. partition .. ':' .. queue)
+  end
+  redis.call('HSET', hash, unpack(fields))
+  redis.call('ZADD', 'mayfly:tasks', created, id)
+  redis.call('ZADD', 'mayfly:tasks:type:' .. kind, created, id)
+  for _, tag in ipairs(tags) do redis.call('ZADD', 'mayfly:tasks:tag:' .. tag, created, id) end
+  local is = redis.call('HGET', hash, 'status')
+  if not is then
+    is = status
+    redis.call('HSET', hash, 'status', is)
+    redis.call('PUBLISH', 'mayfly:changes', cjson.encode({taskId = id, status = is}))
+  end
+  redis.call('ZADD', 'mayfly:tasks:status:' .. is, created, id)
 end
-if request then
-  redis.call('SET', 'mayfly:idempotency:' .. id, request .. ':' .. partition .. ':' .. queue)
-end
-redis.call('HSET', KEYS[1], unpack(fields))
-redis.call('ZADD', 'mayfly:tasks', created, id)
-redis.call('ZADD', 'mayfly:tasks:type:' .. kind, created, id)
-for _, tag in ipairs(tags) do redis.call('ZADD', 'mayfly:tasks:tag:' .. tag, created, id) end
-local status = redis.call('HGET', KEYS[1], 'status')
-if not status then
-  status = ARGV[4]
-  redis.call('HSET', KEYS[1], 'status', status)
+
+local function change(id, partition, offset, status, ended, removed, fields)
+  local hash = 'mayfly:task:' .. id
+  local was = redis.call('HMGET', hash, 'position', 'status')
+  if was[1] and tonumber(string.match(was[1], ':(%-?%d+)$')) >= tonumber(offset) then return end
+  if was[2] == 'COMPLETED' or was[2] == 'FAILED' or was[2] == 'CANCELLED' then return end
+  if #removed > 0 then redis.call('HDEL', hash, unpack(removed)) end
+  if status == '' then status = was[2] or 'QUEUED' end
+  redis.call('HSET', hash, 'taskId', id, 'position', partition .. ':' .. offset, 'status', status)
+  if #fields > 0 then redis.call('HSET', hash, unpack(fields)) end
+  if ended ~= '' then
+    local kept = status == 'FAILED' and 'mayfly:dead-letters' or 'mayfly:tasks:ended'
+    redis.call('ZADD', kept, ended, id)
+    redis.call('EXPIRE', 'mayfly:log:' .. id, 60)
+  end
+  if was[2] then redis.call('ZREM', 'mayfly:tasks:status:' .. was[2], id) end
+  local created = redis.call('ZSCORE', 'mayfly:tasks', id) or 0
+  redis.call('ZADD', 'mayfly:tasks:status:' .. status, created, id)
   redis.call('PUBLISH', 'mayfly:changes', cjson.encode({taskId = id, status = status}))
 end
-redis.call('ZADD', 'mayfly:tasks:status:' .. status, created, id)
-"""
 
-# KEYS: the task's hash. ARGV: id, partition, offset, status or '', when it ended in ms or '', how many fields
-# go, those fields, field, value, ...
-_CHANGE: Final = """
-local id, partition, offset, status, ended = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5]
-local was = redis.call('HMGET', KEYS[1], 'position', 'status')
-if was[1] and tonumber(string.match(was[1], ':(%-?%d+)$')) >= offset then return 0 end
-if was[2] == 'COMPLETED' or was[2] == 'FAILED' or was[2] == 'CANCELLED' then return 0 end
-local last = 6 + tonumber(ARGV[6])
-for i = 7, last do redis.call('HDEL', KEYS[1], ARGV[i]) end
-if status == '' then status = was[2] or 'QUEUED' end
-redis.call('HSET', KEYS[1], 'taskId', id, 'position', partition .. ':' .. ARGV[3], 'status', status)
-if #ARGV > last then redis.call('HSET', KEYS[1], unpack(ARGV, last + 1)) end
-if ended ~= '' then
-  local kept = status == 'FAILED' and 'mayfly:dead-letters' or 'mayfly:tasks:ended'
-  redis.call('ZADD', kept, ended, id)
-  redis.call('EXPIRE', 'mayfly:log:' .. id, 60)
-end
-if was[2] then redis.call('ZREM', 'mayfly:tasks:status:' .. was[2], id) end
-local created = redis.call('ZSCORE', 'mayfly:tasks', id) or 0
-redis.call('ZADD', 'mayfly:tasks:status:' .. status, created, id)
-redis.call('PUBLISH', 'mayfly:changes', cjson.encode({taskId = id, status = status}))
-return 1
+local told = {queued = queued, change = change}
+for _, entry in ipairs(cjson.decode(ARGV[1])) do told[entry[1]](unpack(entry, 2)) end
 """
 
 # KEYS: the queue's marks. ARGV: partition, the mark that should be there, the one to put there.
@@ -188,24 +197,34 @@ class ReadModel(Reads):
 
     async def project(self, commands: Iterable[QueuedTask], changes: Iterable[Change]) -> None:
         """Write commands and changes, in order. What is older than what is there changes nothing."""
-        calls: list[tuple[str, str, list[str]]] = []
-        for task in commands:
-            facts = [task.task_id, str(task.created_at), str(task.partition), task.status.value]
-            calls.append((_QUEUED, task_key(task.task_id), [*facts, *_flat(task.fields())]))
-        for change in changes:
-            arguments = [
+        entries: list[tuple[Any, ...]] = [
+            (
+                "queued",
+                task.task_id,
+                str(task.created_at),
+                str(task.partition),
+                task.status.value,
+                _flat(task.fields()),
+            )
+            for task in commands
+        ]
+        entries += (
+            (
+                "change",
                 change.task_id,
                 str(change.partition),
                 str(change.offset),
                 change.status.value if change.status else "",
                 str(change.ended_at or ""),
-                str(len(change.removed)),
-                *change.removed,
-                *_flat(change.fields),
-            ]
-            calls.append((_CHANGE, task_key(change.task_id), arguments))
+                change.removed,
+                _flat(change.fields),
+            )
+            for change in changes
+        )
         async with answering():
-            await self._evaluate(calls)
+            for at in range(0, len(entries), BATCH):
+                batch = msgspec.json.encode(entries[at : at + BATCH])
+                await self._evaluate([(_PROJECT, None, [batch])])
 
     async def mark(self, queue: str, partition: int, before: str, after: str) -> bool:
         """Replace a partition's mark; False if another one is there than `before`."""
@@ -264,7 +283,7 @@ class ReadModel(Reads):
         async with answering():
             await self._evaluate([(_REMOVE, task_key(task_id), [task_id]) for task_id in task_ids])
 
-    async def _evaluate(self, calls: Sequence[tuple[str, str, list[str]]]) -> Replies:
+    async def _evaluate(self, calls: Sequence[Call]) -> Replies:
         if not calls:
             return []
         try:
@@ -274,13 +293,14 @@ class ReadModel(Reads):
             self._shas.clear()
             return await self._run(calls)
 
-    async def _run(self, calls: Sequence[tuple[str, str, list[str]]]) -> Replies:
+    async def _run(self, calls: Sequence[Call]) -> Replies:
         for script in {call[0] for call in calls}:
             if script not in self._shas:
                 self._shas[script] = await self._redis.script_load(script)
         pipeline = self._redis.pipeline(transaction=False)
         for script, key, arguments in calls:
-            pipeline.evalsha(self._shas[script], 1, key, *arguments)
+            keys = () if key is None else (key,)
+            pipeline.evalsha(self._shas[script], len(keys), *keys, *arguments)
         replies: Replies = await pipeline.execute()
         return replies
 

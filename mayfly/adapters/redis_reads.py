@@ -5,7 +5,7 @@
 
 import base64
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, NamedTuple
 
@@ -79,7 +79,7 @@ class Reads:
         await self._gate()
         return None
 
-    async def changes(self) -> AsyncIterator[tuple[str, str]]:
+    async def changes(self) -> AsyncGenerator[tuple[str, str]]:
         """(task id, status) as they are projected. What happens while it is not subscribed is not told."""
         async with answering(), self._redis.pubsub() as subscription:
             await subscription.subscribe(CHANGES)

@@ -59,8 +59,7 @@ def simulate(seed: int, steps: int, chaos: Chaos, monkeypatch: pytest.MonkeyPatc
         monkeypatch.setattr(dispatcher.executor, "invoke", simulation.invoke)
         numbers = itertools.count()
         ids = SimpleNamespace(uuid4=lambda: uuid.UUID(int=next(numbers)))
-        for module in (dispatcher.claims, dispatcher.errands):
-            monkeypatch.setattr(module, "uuid", ids)
+        monkeypatch.setattr(dispatcher.errands, "uuid", ids)
         monkeypatch.setattr(dispatcher.commands, "MAX_PENDING", simulation.most_pending)
         monkeypatch.setattr(dispatcher.intake, "MAX_RESUMED", simulation.most_resumed)
         if chaos.narrow:

@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -202,7 +202,7 @@ class ReadModel:
         self._answer()
         return self.heartbeats
 
-    async def changes(self) -> AsyncIterator[tuple[str, str]]:
+    async def changes(self) -> AsyncGenerator[tuple[str, str]]:
         yield "", ""
         while (change := await self.told.get()) is not None:
             yield change

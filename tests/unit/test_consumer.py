@@ -317,6 +317,28 @@ async def test_what_was_committed_is_told_to_the_partition(consumer: LogConsumer
     assert checkpoint.encode() == kafka.commits[0][0].metadata
 
 
+async def test_a_commit_waits_for_a_lull_and_not_for_long(consumer: LogConsumer, kafka: Kafka) -> None:
+    now, commits = [0.0], []
+    consumer._clock = lambda: now[0]
+
+    def busy(at: float) -> None:
+        """Something is read at that time: how many commits were there before."""
+        kafka.end(EVENTS, len(kafka.steps) + 1)
+        read = kafka.steps.pop()
+        kafka.steps.append(lambda: (commits.append(len(kafka.commits)), now.__setitem__(0, at), read())[-1])
+
+    kafka.assign()
+    kafka.end(DEFERRED, 0)
+    busy(0.4)
+    kafka.nothing(lambda: None)
+    busy(0.85)
+    busy(0.95)
+    busy(0.96)
+    consumer.start()
+    await read_all(consumer, kafka)
+    assert commits == [0, 1, 1, 2], "in the lull at 0.4, and half a second later without one"
+
+
 async def test_a_commit_is_made_for_a_stale_record_although_it_says_nothing_new(
     consumer: LogConsumer, kafka: Kafka
 ) -> None:
