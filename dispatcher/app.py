@@ -24,10 +24,14 @@ from dispatcher.liveness import Liveness
 from dispatcher.metrics import Metrics
 from dispatcher.offsets import Checkpoint
 from dispatcher.partition import Partition
+from dispatcher.pools.forks import Forks
+from dispatcher.pools.pools import Pools
+from dispatcher.pools.single_use import SingleUse
+from dispatcher.pools.turns import Turns
 from dispatcher.projector import Projector
 from dispatcher.rebuild import Rebuild
 from dispatcher.repeats import Repeats
-from dispatcher.runtimes.docker import DockerRuntime
+from dispatcher.runtimes.choice import runtime_of
 from dispatcher.scheduler import Scheduler
 from dispatcher.world import World
 from mayfly.adapters.kafka import (
@@ -88,7 +92,7 @@ class Dispatcher:
         self._blobs = Blobs(settings)
         self._catalog = Catalog(settings)
         self._read_model = ReadModel(settings)
-        self._runtime = DockerRuntime(settings, self.id)
+        self._runtime = runtime_of(settings, self.id)
         self.metrics = Metrics(self)
         queue = settings.queue
         lane_topics = {lane: lane_topic(queue, lane) for lane in Lane}
@@ -119,6 +123,15 @@ class Dispatcher:
         claims = Claims(self.id, topics, self._liveness)
         repeats = Repeats(self._read_model, self.projection)
         self._errands = ErrandRunner(topics)
+        self.pools = Pools(
+            self._runtime,
+            {"container": SingleUse, "fork": Forks, "warm": Turns},
+            self._catalog,
+            queue=queue,
+            most=settings.slots,
+            memory_mib=settings.pool_memory_mib,
+            clock=time.monotonic,
+        )
         self._executor = Executor(
             settings,
             claims=claims,
@@ -126,6 +139,7 @@ class Dispatcher:
             blobs=self._blobs,
             catalog=self._catalog,
             runtime=self._runtime,
+            pools=self.pools,
             secrets=operator_secrets(),
             watchers=self.projection,
             on_outcome=self._on_outcome,
@@ -182,6 +196,7 @@ class Dispatcher:
                 asyncio.create_task(self._liveness.run(), name="liveness"),
                 asyncio.create_task(self.projection.run(), name="projector"),
                 asyncio.create_task(self.scheduler.run(), name="scheduler"),
+                asyncio.create_task(self.pools.run(), name="pools"),
                 asyncio.create_task(self._hear_cancels(), name="cancels"),
                 asyncio.create_task(self._housekeeping.run(), name="housekeeping"),
             ]
@@ -219,6 +234,7 @@ class Dispatcher:
         log.info("stopping", running=len(self.scheduler.running))
         # Attempts first: they need the consumer to see their outcomes counted, and the rest of it all.
         await self.scheduler.stop(self._settings.grace_seconds)
+        await self.pools.close()
         with suppress(ReadModelUnavailable):
             await self.projection.settle()
         await self._consumer.close()

@@ -17,15 +17,24 @@ import structlog
 
 from dispatcher.aftermath import cancelled_outcome, losses_allowed, pause_after
 from dispatcher.buffers import Command
-from dispatcher.claims import BACKOFF_SECONDS, Claims, backoff, insist
+from dispatcher.claims import BACKOFF_SECONDS, Claims, insist
 from dispatcher.expectations import PartitionLost
 from dispatcher.inputs import Input, Inputs, Refused, environment_at_start
-from dispatcher.invocation import Reply, invoke
+from dispatcher.invocation import Reply, Request, invoke
 from dispatcher.partition import Partition
+from dispatcher.pools.pools import Pools
 from dispatcher.repeats import Repeats
 from dispatcher.runtimes.base import Runtime, Sandbox, SandboxSpec
 from dispatcher.work import CANCELLED, Work
-from mayfly.errors import BlobNotFound, BlobsUnavailable, LogUnavailable, SandboxesUnavailable, SandboxLost
+from mayfly.errors import (
+    BlobNotFound,
+    BlobsUnavailable,
+    IsolationRefused,
+    LogUnavailable,
+    SandboxesUnavailable,
+    SandboxLost,
+    SandboxUnused,
+)
 from mayfly.events import Reason
 from mayfly.faultpoints import FaultPoint, reached
 from mayfly.function import Function
@@ -35,6 +44,7 @@ from mayfly.task import JSON, MAX_LOSSES, NOTHING, BlobRef, FailureType, Log, Ou
 
 log = structlog.get_logger(__name__)
 
+NO_SANDBOX: Final = "no sandbox can be had: the attempt waits"
 S3_AWAY: Final = "S3 is away: the attempt waits"
 
 
@@ -69,6 +79,7 @@ class Executor:
         blobs: Blobs,
         catalog: Catalog,
         runtime: Runtime,
+        pools: Pools,
         secrets: Mapping[str, str],
         watchers: Watchers,
         on_outcome: Callable[[str, Outcome], None],
@@ -79,6 +90,7 @@ class Executor:
         self._blobs = blobs
         self._catalog = catalog
         self._runtime = runtime
+        self._pools = pools
         self._inputs = Inputs(self, secrets=secrets, functions_dir=settings.functions_dir)
         self._watchers = watchers
         self._on_outcome = on_outcome
@@ -163,12 +175,12 @@ class Executor:
     def _launch_ahead(
         self, command: Command, claim: Claim, function: Function | None
     ) -> "asyncio.Task[Sandbox] | None":
-        """Start the sandbox while the claim is on its way, where nothing of the task goes into its start."""
+        """Take a sandbox while the claim is on its way, where nothing of the task goes into its start."""
         if command.invalid or function is None or function.contract != "python":
             return None
         if claim.losses > losses_allowed(command, function):
             return None
-        return asyncio.create_task(self._launch(self._spec(command, function, function.env)))
+        return asyncio.create_task(self._take(function, SandboxSpec.of(function, command.task_id)))
 
     # --- run
 
@@ -185,44 +197,47 @@ class Executor:
     ) -> Outcome:
         """Raises `SandboxLost`."""
         began = _now()
-        task_id = command.task_id
         try:
-            if _cancelled(partition, task_id):
-                return Outcome(began, _now(), failure=CANCELLED)
-            function, given = await self._input(command, claim, function, before)
+            if _cancelled(partition, command.task_id):
+                raise Refused.by(CANCELLED)
+            reply = await self._reply(command, claim, fence, function, launching, before, stop)
         except Refused as refused:
-            return Outcome(started_at=began, finished_at=_now(), failure=refused.failure)
-        if stop.is_set():
-            return Outcome(began, _now(), failure=CANCELLED)
-        request = given.request(
-            function,
-            task_id,
-            attempt=claim.attempt,
-            timeout=command.envelope.timeout_seconds,
-            settings=self._settings,
-        )
-        spec = self._spec(command, function, environment_at_start(function, request))
-        lines = codecs.getincrementaldecoder("utf-8")(errors="replace")
-        sandbox = await self._launched(launching or asyncio.create_task(self._launch(spec)), stop)
-        if sandbox is None:
-            return Outcome(began, _now(), failure=CANCELLED)
-        try:
-            reply = await invoke(
-                sandbox,
-                function.contract,
-                request,
-                stop=stop,
-                on_progress=lambda fraction, message: self._watchers.progress(
-                    task_id, fence, fraction, message
-                ),
-                on_log=lambda chunk: self._watchers.log(task_id, fence, lines.decode(chunk)),
-            )
-        finally:
-            await sandbox.remove()
+            return Outcome(began, _now(), failure=refused.failure)
         reached(FaultPoint.RAN)
         outcome = await self._store(command, claim, fence, reply)
         reached(FaultPoint.STORED)
         return outcome
+
+    async def _reply(
+        self,
+        command: Command,
+        claim: Claim,
+        fence: int,
+        function: Function | None,
+        launching: "asyncio.Task[Sandbox] | None",
+        before: SandboxLost | None,
+        stop: asyncio.Event,
+    ) -> Reply:
+        """Raises `Refused`, and `SandboxLost`."""
+        function, given = await self._input(command, claim, function, before)
+        request = given.request(
+            function,
+            command.task_id,
+            attempt=claim.attempt,
+            timeout=command.envelope.timeout_seconds,
+            settings=self._settings,
+        )
+        spec = SandboxSpec.of(function, command.task_id, environment_at_start(function, request))
+        while not stop.is_set():
+            sandbox = await self._taken(launching or asyncio.create_task(self._take(function, spec)), stop)
+            log.info("runs", sandbox=sandbox.name, attempt=claim.attempt)
+            try:
+                return await self._invoke(sandbox, function, request, fence, stop)
+            except SandboxUnused:
+                launching = None  # it was given nothing: the task takes another
+            finally:
+                await sandbox.remove()
+        raise Refused.by(CANCELLED)
 
     @contextmanager
     def _stoppable(self, task_id: str) -> Iterator[asyncio.Event]:
@@ -233,19 +248,32 @@ class Executor:
             if self._stops.get(task_id) is stop:
                 del self._stops[task_id]
 
-    async def _launched(self, launching: "asyncio.Task[Sandbox]", stop: asyncio.Event) -> Sandbox | None:
-        """The sandbox, or None if the stop comes first. Raises `SandboxLost`."""
+    async def _invoke(
+        self, sandbox: Sandbox, function: Function, request: Request, fence: int, stop: asyncio.Event
+    ) -> Reply:
+        """Raises `SandboxLost`."""
+        task_id, watchers = request.task_id, self._watchers
+        lines = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        return await invoke(
+            sandbox,
+            function.contract,
+            request,
+            stop=stop,
+            on_progress=lambda fraction, message: watchers.progress(task_id, fence, fraction, message),
+            on_log=lambda chunk: watchers.log(task_id, fence, lines.decode(chunk)),
+        )
+
+    async def _taken(self, launching: "asyncio.Task[Sandbox]", stop: asyncio.Event) -> Sandbox:
+        """Raises `Refused` if the stop comes first, and what `_take` raises."""
         stopping = asyncio.create_task(stop.wait())
         try:
             await asyncio.wait({launching, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            if not launching.done():
-                await _discard(launching)
-                return None
-        except asyncio.CancelledError:
-            await _discard(launching)
-            raise
         finally:
             stopping.cancel()
+            if not (taken := launching.done()):
+                await _discard(launching)
+        if not taken:
+            raise Refused.by(CANCELLED)
         return launching.result()
 
     async def _input(
@@ -275,49 +303,37 @@ class Executor:
         except BlobNotFound as error:
             raise Refused(FailureType.INVALID, f"the payload is gone: {error}") from error
 
-    def _spec(self, command: Command, function: Function, environment: dict[str, str]) -> SandboxSpec:
-        return SandboxSpec(
-            image=function.image,
-            task_id=command.task_id,
-            function=function.name,
-            env=environment,
-            limits=function.limits,
-            network=function.network,
-        )
+    async def _take(self, function: Function, spec: SandboxSpec) -> Sandbox:
+        """Waits while none can be had: the function was given nothing yet, so nothing is lost.
 
-    async def _launch(self, spec: SandboxSpec) -> Sandbox:
-        """Raises `SandboxLost` when an engine that is well does not do it.
-
-        One that is down, stuck or full is waited for: the function was given nothing yet, so nothing is lost.
+        Raises `SandboxLost` when an engine that is well does not give one, `Refused` when it never will.
         """
-        delays = backoff()
-        while True:
-            try:
-                return await self._runtime.launch(spec)
-            except SandboxLost as error:
-                if not isinstance(error, SandboxesUnavailable) and await self._runtime.healthy():
-                    raise
-                log.warning("no sandbox can be had: the attempt waits", reason=str(error))
-                await asyncio.sleep(next(delays))
+        try:
+            return await insist(lambda: self._pools.take(function, spec), SandboxesUnavailable, NO_SANDBOX)
+        except IsolationRefused as error:
+            raise Refused(FailureType.ERROR, str(error)) from error
 
     # --- store
 
     async def _store(self, command: Command, claim: Claim, fence: int, reply: Reply) -> Outcome:
         """Put result and log where `Finished` will say that they are. Holds the slot while S3 is away."""
         place = f"{command.task_id}/{claim.attempt}-{fence}"
+        blob, log_blob = await asyncio.gather(
+            self._put(f"results/{place}", reply.result, reply.content_type),
+            self._put(f"logs/{place}", reply.log or None, "text/plain; charset=utf-8"),
+        )
         result: Result | None = None
-        kept: Log | None = None
-        if reply.result is not None:
-            data = reply.result
-            blob = await self._put(f"results/{place}", data, reply.content_type)
-            small = reply.content_type == JSON and len(data) <= self._settings.result_inline_bytes
-            result = Result(blob, reply.content_type, inline=msgspec.Raw(data) if small else NOTHING)
-        if reply.log:
-            blob = await self._put(f"logs/{place}", reply.log, "text/plain; charset=utf-8")
-            kept = Log(blob, reply.log_dropped)
+        if blob is not None:
+            small = reply.content_type == JSON and blob.size <= self._settings.result_inline_bytes
+            inline = msgspec.Raw(reply.result or b"") if small else NOTHING
+            result = Result(blob, reply.content_type, inline=inline)
+        kept = Log(log_blob, reply.log_dropped) if log_blob else None
         return Outcome(reply.started_at, reply.finished_at, result, reply.failure, kept)
 
-    async def _put(self, key: str, data: bytes, content_type: str) -> BlobRef:
+    async def _put(self, key: str, data: bytes | None, content_type: str) -> BlobRef | None:
+        if data is None:
+            return None
+
         async def put() -> BlobRef:
             try:
                 blob = await self._blobs.put(key, data, content_type)
@@ -371,7 +387,7 @@ def _cancelled(partition: Partition, task_id: str) -> bool:
 
 
 async def _discard(launching: "asyncio.Task[Sandbox]") -> None:
-    """Remove a sandbox that was launched ahead, however far its launch has come."""
+    """Give back a sandbox that was taken ahead, or leave none of it, however far its launch has come."""
     launching.cancel()
     await asyncio.wait({launching})
     if not launching.cancelled() and launching.exception() is None:

@@ -250,15 +250,17 @@ class _Python(_Conversation):
         return await self._ended(before=" before it gave a result")
 
     async def _explained(self, answer: _Answer) -> _Answer:
-        """An exception may be all that a handler sees of a child that the kernel killed for its memory."""
+        """An exception may be all that a handler sees of a child that the kernel killed for its memory, or
+        of the memory that it did not get itself."""
         failure = answer.failure
         if failure is None or failure.error is None:
             return answer
-        exit = await self._exit_soon()
-        if exit is None or not exit.oom_killed:
-            return answer
-        memory = self._out_of_memory(exit.code)
-        message = f"{memory.message}: {failure.message}"
+        if failure.type is not FailureType.OUT_OF_MEMORY:
+            exit = await self._exit_soon()
+            if exit is None or not exit.oom_killed:
+                return answer
+        memory = self._out_of_memory(0)
+        message = f"{memory.message}: {failure.message}".removesuffix(": ")
         return _Answer(failure=msgspec.structs.replace(failure, type=memory.type, message=message))
 
     async def _exit_soon(self) -> Exit | None:

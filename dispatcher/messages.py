@@ -16,6 +16,8 @@ from mayfly.task import JSON, MAX_DELAY_SECONDS, Advice, Failure, FailureType
 
 CONTROL_BYTES: Final = 256 * 1024
 """Cap of every frame but a result's body."""
+TELLABLE: Final = (FailureType.BAD_RESULT, FailureType.OUT_OF_MEMORY)
+"""What else than an error a process can say of itself."""
 MESSAGE_CHARS: Final = 4096
 TRACEBACK_CHARS: Final = 32 * 1024
 _MEDIA_TYPE: Final = re.compile(r"[\w!#$&^.+-]{1,127}/[\w!#$&^.+-]{1,127}( ?;[\x20-\x7e]{1,255})?", re.ASCII)
@@ -88,7 +90,7 @@ def read_failure(body: bytes) -> Failure:
     told = _decode(_Error, body)
     advice = next((advice for advice in Advice if advice == told.advice), None)
     return Failure(
-        FailureType.BAD_RESULT if told.type == FailureType.BAD_RESULT else FailureType.ERROR,
+        next((kind for kind in TELLABLE if kind == told.type), FailureType.ERROR),
         told.message[:MESSAGE_CHARS],
         error=told.error[:MESSAGE_CHARS] if told.error else None,
         traceback=told.traceback[-TRACEBACK_CHARS:] if told.traceback else None,

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from dispatcher.pools.pools import Pools
 from dispatcher.projector import Projector
 from dispatcher.scheduler import Scheduler
 from mayfly.task import Lane, Outcome
@@ -14,6 +15,7 @@ from mayfly.task import Lane, Outcome
 class Measured(Protocol):
     scheduler: Scheduler
     projection: Projector
+    pools: Pools
 
 
 class Metrics:
@@ -56,6 +58,31 @@ class Metrics:
             count = sum(len(partition.buffers[lane]) for partition in scheduler.partitions.values())
             buffered.add_metric([lane.value], count)
         yield buffered
+        yield from self._pools(self._dispatcher.pools)
+
+    def _pools(self, pools: Pools) -> Iterator[Metric]:
+        armed = GaugeMetricFamily(
+            "mayfly_pool_armed", "Sandboxes that wait for a task, ready to run it", labels=["function"]
+        )
+        for name, count in pools.armed.items():
+            armed.add_metric([name], count)
+        yield armed
+        told = "What is kept ready, as it counts against MAYFLY_POOL_MEMORY_MIB"
+        yield GaugeMetricFamily("mayfly_pool_memory_mib", told, pools.kept_mib)
+        taken = CounterMetricFamily(
+            "mayfly_sandboxes",
+            "Sandboxes that tasks took: armed, starting, or made",
+            labels=["function", "was"],
+        )
+        for (name, how), count in pools.taken.items():
+            taken.add_metric([name, how.value], count)
+        yield taken
+        evicted = CounterMetricFamily(
+            "mayfly_pool_evictions", "Sandboxes that made room for another function's", labels=["function"]
+        )
+        for name, count in pools.evicted.items():
+            evicted.add_metric([name], count)
+        yield evicted
 
     def render(self) -> bytes:
         return generate_latest(self._registry)

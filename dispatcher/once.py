@@ -13,7 +13,7 @@ import msgspec
 from dispatcher.inputs import Inputs, Refused, environment_at_start
 from dispatcher.invocation import invoke
 from dispatcher.runtimes.base import Runtime, SandboxSpec
-from dispatcher.runtimes.docker import DockerRuntime
+from dispatcher.runtimes.choice import runtime_of
 from mayfly.errors import MayflyError, StackError
 from mayfly.settings import Settings, operator_secrets
 from mayfly.task import JSON, BlobRef, Envelope, new_task_id
@@ -29,7 +29,7 @@ class NoStore:
 
 async def run(trial: Trial, settings: Settings) -> Verdict:
     """Raises `MayflyError` where no sandbox can be had, or the engine went away under it."""
-    runtime = DockerRuntime(settings, f"once-{uuid.uuid4().hex[:8]}")
+    runtime = runtime_of(settings, f"once-{uuid.uuid4().hex[:8]}")
     try:
         await runtime.start()
         return await _attempt(trial, settings, runtime)

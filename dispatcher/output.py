@@ -102,7 +102,8 @@ async def discard(stream: AsyncIterator[bytes]) -> None:
 
 
 async def cancel(task: "asyncio.Future[Any]") -> None:
-    task.cancel()
-    await asyncio.wait({task})
+    if not task.done():
+        task.cancel()
+        await asyncio.wait({task})
     if not task.cancelled():
         task.exception()

@@ -95,6 +95,7 @@ def build(folder: Path, client: docker.DockerClient, *, on_progress: Progress) -
         description=read.manifest.description,
         limits=read.limits,
         isolation=read.manifest.isolation,
+        warm_pool=read.manifest.warm_pool,
         network=read.manifest.network,
         queue=read.manifest.queue,
         retries=read.manifest.policy,

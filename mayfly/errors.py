@@ -32,8 +32,16 @@ class SandboxLost(MayflyError):
     """The sandbox, or the engine under it, went away: the function had no say in it."""
 
 
+class SandboxUnused(SandboxLost):
+    """The sandbox went away while it waited for a task. The function was given nothing: nothing is lost."""
+
+
 class SandboxesUnavailable(SandboxLost):
     """The engine makes no sandbox at all at the moment: its disk is full, or it removes none."""
+
+
+class IsolationRefused(MayflyError):
+    """This machine cannot isolate as the function asks: trying again changes nothing."""
 
 
 class FunctionError(MayflyError):

@@ -64,6 +64,22 @@ class Folder:
         )
 
 
+def _check_isolation(path: Path, manifest: Manifest) -> None:
+    """By the Unix contract a process gets its task at its start: it can neither wait for it nor have two."""
+    asked = {
+        "isolation": f'isolation = "{manifest.isolation}"' if manifest.isolation != "container" else None,
+        "warm_pool": f"warm_pool = {manifest.warm_pool}" if manifest.warm_pool else None,
+    }
+    for key, what in asked.items():
+        if what is not None:
+            raise FunctionError(
+                f'{what} is for Python functions: by the contract "unix" every task has a container of its '
+                "own that starts with it",
+                file=FILE,
+                line=line_of(read_text(path / FILE, FILE), key),
+            )
+
+
 def is_function(path: Path) -> bool:
     """Whether a folder is meant as a function; what lies beside functions may be anything."""
     return (path / "handler.py").exists() or (path / "Dockerfile").exists() or (path / FILE).exists()
@@ -82,6 +98,8 @@ def read_folder(path: Path) -> Folder:
             file=FILE,
             line=line_of(read_text(path / FILE, FILE), "contract"),
         )
+    if contract == "unix":
+        _check_isolation(path, manifest)
     files = tuple(_files(path))
     if contract == "python":
         _check_shadows(files)

@@ -36,6 +36,9 @@ class Function(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     description: str = ""
     limits: Limits = Limits()
     isolation: str = "container"
+    """`container`, `fork` or `warm`; the last two for the contract `python` only."""
+    warm_pool: int | None = None
+    """How many sandboxes each dispatcher of its queue keeps ready; None: as its use asks for."""
     network: Literal["none", "egress"] = "none"
     queue: str = "default"
     env: dict[str, str] = {}

@@ -46,7 +46,9 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     open_files: Annotated[int, msgspec.Meta(ge=512, le=1048576)] = 1024
     tmp: Annotated[int, msgspec.Meta(ge=1, le=65536)] = 64
     """MiB of /tmp, the one place that a function can write to. They count as memory."""
-    isolation: Literal["container"] = "container"
+    isolation: Literal["container", "fork", "warm"] = "container"
+    warm_pool: Annotated[int, msgspec.Meta(ge=0, le=1000)] | None = None
+    """Sandboxes that each dispatcher keeps ready; unset: as the function's use asks for."""
     network: Literal["none", "egress"] = "none"
     queue: QueueName = "default"
     retries: Annotated[int, msgspec.Meta(ge=0, lt=MAX_ATTEMPTS)] | Retries | None = None
@@ -79,7 +81,8 @@ EXPECTED: Final[Mapping[str, str]] = {
     "pids": "a whole number of processes, from 4 to 32768",
     "open_files": "a whole number, from 512 to 1048576",
     "tmp": "a whole number of MiB, from 1 to 65536",
-    "isolation": '"container"',
+    "isolation": '"container", "fork" or "warm"',
+    "warm_pool": "a whole number of sandboxes, from 0 to 1000",
     "network": '"none" or "egress"',
     "queue": "lower-case letters, digits and hyphens, with a letter first",
     "retries": "a whole number from 0 to 99, or a table",

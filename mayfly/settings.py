@@ -5,7 +5,7 @@
 
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -65,6 +65,8 @@ class Settings(BaseSettings):
     """Where the functions' folders are on this machine; their `.env` files are read from there."""
     state_dir: Path = Path(".mayfly")
     """Where a dispatcher keeps the lock file that marks its sandboxes as its own."""
+    runtime: Literal["docker", "oci"] = "docker"
+    """What launches sandboxes: a Docker engine, or `crun` or `runc` without one (root on Linux only)."""
     egress_allow: Annotated[tuple[str, ...], NoDecode] = ()
     """`host:port` pairs, with commas between, that sandboxes with `network = "egress"` may reach although
     they are private."""
@@ -74,6 +76,8 @@ class Settings(BaseSettings):
     """How long a task's status, result and log are kept after its end; 0 keeps them for ever."""
     dead_letter_retention_days: float = Field(30.0, ge=0)
     """The same for dead letters, which somebody is to look at."""
+    pool_memory_mib: int = Field(default_factory=lambda: _memory_mib() // 4, ge=0)
+    """What sandboxes that wait for a task may come to use together, MiB; 0 keeps none ready."""
     docker_host: str | None = None
     """The Docker engine's address; unset means DOCKER_HOST, the Docker context, the default socket."""
 
@@ -112,6 +116,10 @@ class Settings(BaseSettings):
             if isinstance(value, str)
             else value
         )
+
+
+def _memory_mib() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // MIB
 
 
 def operator_secrets() -> dict[str, str]:

@@ -129,3 +129,15 @@ def copy_base_images(address: str) -> None:
                 theirs.api.load_image(ours.api.get_image(tag))
         ours.close()
         theirs.close()
+
+
+def remove_images(engine: docker.DockerClient, name: str) -> None:
+    """All of that name, with or without their tags, once nothing stands on them any more: sandboxes that were
+    kept ready are removed in their own time."""
+    deadline = time.monotonic() + PATIENCE
+    while images := engine.images.list(name):
+        for image in images:
+            with contextlib.suppress(DockerException):
+                engine.images.remove(str(image.id), force=True)
+        assert time.monotonic() < deadline, f"images of {name} are in use"
+        time.sleep(0.05)

@@ -4,16 +4,14 @@ Format: "Stream format" under ContainerAttach in the Docker Engine API reference
 """
 
 import asyncio
-from collections import deque
 from typing import Final, cast
 
+from dispatcher.runtimes.streams import Stream, Streams
 from mayfly.errors import SandboxLost
 
 HEADER: Final = 8
 STDOUT: Final = 1
 STDERR: Final = 2
-BUFFERED: Final = 512 * 1024
-"""Bytes held of both streams together before the connection is no longer read."""
 
 
 class Demultiplexer:
@@ -54,49 +52,15 @@ class Demultiplexer:
         self._header.clear()
 
 
-class _Stream:
-    """One direction's chunks, to be read by one reader."""
-
-    def __init__(self, connection: "Attachment") -> None:
-        self._connection = connection
-        self._chunks: deque[bytes] = deque()
-        self._ready = asyncio.Event()
-        self._ended = False
-
-    def put(self, chunk: bytes) -> None:
-        self._chunks.append(chunk)
-        self._ready.set()
-
-    def end(self) -> None:
-        self._ended = True
-        self._ready.set()
-
-    def __aiter__(self) -> "_Stream":
-        return self
-
-    async def __anext__(self) -> bytes:
-        while not self._chunks:
-            if self._ended:
-                raise StopAsyncIteration
-            self._ready.clear()
-            await self._ready.wait()
-        chunk = self._chunks.popleft()
-        self._connection.taken(len(chunk))
-        return chunk
-
-
 class Attachment(asyncio.Protocol):
     """The connection of one attached container, made before its start so that no byte is missed."""
 
     def __init__(self) -> None:
-        self.stdout = _Stream(self)
-        self.stderr = _Stream(self)
+        self._streams = Streams(self._pause, self._resume)
         self.error: Exception | None = None
         """Why the connection broke, where it did not simply end."""
         self._demultiplexer = Demultiplexer()
         self._transport: asyncio.Transport | None = None
-        self._held = 0
-        self._paused = False
         self._writable = asyncio.Event()
         self._ended = asyncio.Event()
 
@@ -109,16 +73,10 @@ class Attachment(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         try:
             for number, chunk in self._demultiplexer.feed(data):
-                self._held += len(chunk)
                 (self.stdout if number == STDOUT else self.stderr).put(chunk)
         except ValueError as error:
             self._end(error)
             self.close()
-            return
-        if self._held > BUFFERED and not self._paused:
-            self._paused = True
-            if self._transport is not None and not self._transport.is_closing():
-                self._transport.pause_reading()
 
     def eof_received(self) -> bool:
         self._end(None)
@@ -136,12 +94,13 @@ class Attachment(asyncio.Protocol):
 
     # --- called by the sandbox
 
-    def taken(self, size: int) -> None:
-        self._held -= size
-        if self._paused and self._held <= BUFFERED // 2:
-            self._paused = False
-            if self._transport is not None and not self._transport.is_closing():
-                self._transport.resume_reading()
+    @property
+    def stdout(self) -> Stream:
+        return self._streams.stdout
+
+    @property
+    def stderr(self) -> Stream:
+        return self._streams.stderr
 
     async def write(self, data: bytes) -> None:
         """Waits until the engine has taken the bytes, or the connection has ended."""
@@ -169,7 +128,14 @@ class Attachment(asyncio.Protocol):
 
     def _end(self, error: Exception | None) -> None:
         self.error = self.error or error
-        self.stdout.end()
-        self.stderr.end()
+        self._streams.end()
         self._ended.set()
         self._writable.set()
+
+    def _pause(self) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.pause_reading()
+
+    def _resume(self) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()

@@ -4,11 +4,26 @@ A runtime only launches a sandbox and hands back its streams, `kill` and `wait`.
 contracts; what speaks them is `dispatcher.invocation`.
 """
 
+import enum
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
-from mayfly.function import Limits
+from mayfly.function import Function, Limits
+
+FULL: Final = ("no space left on device", "disk quota exceeded")
+"""What whoever has no room for a container says: these are the kernel's words."""
+
+
+class Use(enum.Enum):
+    """What a container is launched for."""
+
+    ONCE = "once"
+    """One task."""
+    FORKS = "forks"
+    """It forks a sandbox for each task, inside itself."""
+    SERVES = "serves"
+    """Tasks, one after another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +32,9 @@ class SandboxSpec:
 
     image: str
     task_id: str
+    """Empty where it is launched before its task is known."""
     function: str
+    use: Use = Use.ONCE
     limits: Limits = field(default_factory=Limits)
     network: str = "none"
     """`none`, or `egress`: public addresses only."""
@@ -25,6 +42,18 @@ class SandboxSpec:
     """The whole environment that Mayfly adds to the image's own."""
     command: tuple[str, ...] | None = None
     """Arguments in place of the image's CMD."""
+
+    @classmethod
+    def of(cls, function: Function, task_id: str = "", env: Mapping[str, str] | None = None) -> "SandboxSpec":
+        """What the function asks for; `env` is in place of its own."""
+        return cls(
+            image=function.image,
+            task_id=task_id,
+            function=function.name,
+            limits=function.limits,
+            network=function.network,
+            env=function.env if env is None else env,
+        )
 
 
 class Exit(NamedTuple):
@@ -37,6 +66,11 @@ class Exit(NamedTuple):
 
 class Sandbox(Protocol):
     """One running sandbox. Every method but `remove` raises `SandboxLost` where the infrastructure failed."""
+
+    @property
+    def name(self) -> str:
+        """What whoever looks for it finds it by: the container's name, and within it what tells it apart."""
+        ...
 
     @property
     def stdout(self) -> AsyncIterator[bytes]:
@@ -100,3 +134,8 @@ class Runtime(Protocol):
     async def close(self) -> None:
         """Remove every sandbox of this runtime."""
         ...
+
+
+def is_full(reason: str) -> bool:
+    """Whether a disk that is full is why something failed."""
+    return any(full in reason.lower() for full in FULL)

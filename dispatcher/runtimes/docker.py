@@ -21,7 +21,7 @@ import requests
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 
 from dispatcher.runtimes.attach import Attachment
-from dispatcher.runtimes.base import Exit, SandboxSpec
+from dispatcher.runtimes.base import Exit, SandboxSpec, is_full
 from dispatcher.runtimes.egress import EgressNetwork
 from dispatcher.runtimes.engine import REQUEST_SECONDS, connect, lacking
 from dispatcher.runtimes.hardening import HOSTS, container_config
@@ -35,8 +35,6 @@ EXIT_SECONDS: Final = 10.0
 """A container whose streams have ended has exited. If the engine says nothing for so long, they were cut."""
 REMOVAL_RETRY_SECONDS: Final = (0.1, 0.5, 1.0, 2.0, 5.0)
 """Pauses between tries; the last one is repeated until the engine is back."""
-FULL: Final = ("no space left on device", "disk quota exceeded")
-"""What an engine says that has no room for a container: these are the kernel's words."""
 CLOSE_SECONDS: Final = 30.0
 HEALTHY_SECONDS: Final = 5.0
 
@@ -310,7 +308,7 @@ class DockerRuntime:
             raise _Gone(_reason(error)) from error
         except APIError as error:
             reason = _reason(error)
-            if any(full in reason.lower() for full in FULL):
+            if is_full(reason):
                 raise SandboxesUnavailable(f"the engine's disk is full: {reason}") from error
             # 409 also answers a signal to a container that has exited.
             raise (_Gone if error.status_code == 409 else SandboxLost)(reason) from error

@@ -9,24 +9,75 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
-from dispatcher.runtimes.base import SandboxSpec
+from dispatcher.runtimes.base import SandboxSpec, Use
+from mayfly.function import Limits
 
 MIB: Final = 1024 * 1024
 USER: Final = "65532:65532"
 HOST_NAME: Final = "host.mayfly.internal"
 """The name by which a sandbox with egress finds this machine."""
+SANDBOX_HOST: Final = "sandbox"
+"""What a sandbox takes itself for."""
 SHM_MIB: Final = 16
-HOSTS: Final = "127.0.0.1 localhost sandbox\n::1 localhost\n"
+OOM_SCORE: Final = 500
+"""Where the whole machine is out of memory, a sandbox goes before the engine and the control plane."""
+HOSTS: Final = f"127.0.0.1 localhost {SANDBOX_HOST}\n::1 localhost\n"
+MASKED: Final = (
+    "/proc/asound",
+    "/proc/acpi",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/sys/firmware",
+    "/sys/devices/virtual/powercap",
+)
+"""What is hidden of /proc and /sys: an engine has the same list, and the next, of its own."""
+READ_ONLY: Final = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
+
+
+FORKS_CALLS: Final = ("mount", "setns", "unshare")
+"""What a container that forks its tasks' sandboxes needs besides: it refuses them to each task itself."""
 
 
 @cache
-def seccomp_profile() -> str:
+def seccomp_profile(use: Use = Use.ONCE) -> str:
     """`dispatcher/seccomp.json`, compact: it travels with every request to create a container."""
     text = (Path(__file__).parent.parent / "seccomp.json").read_text()
     profile = json.loads(text)
     for rule in profile["syscalls"]:
         del rule["comment"]
+    if use is Use.FORKS:
+        profile["syscalls"].append({"action": "SCMP_ACT_ALLOW", "names": list(FORKS_CALLS)})
     return json.dumps(profile, separators=(",", ":"))
+
+
+def hidden(use: Use) -> tuple[list[str], list[str]]:
+    """What is masked of /proc and /sys, and what is read-only.
+
+    The kernel lets a task have a /proc of its own only where nothing of its container's is hidden. A parent
+    of forks hides the same in each task's; of /sys it stays hidden here.
+    """
+    if use is Use.FORKS:
+        return [path for path in MASKED if path.startswith("/sys/")], []
+    return list(MASKED), list(READ_ONLY)
+
+
+def environment(spec: SandboxSpec) -> dict[str, str]:
+    """What is added to the image's own."""
+    return {"HOME": "/tmp", **spec.env}  # noqa: S108
+
+
+def tmpfs_options(limits: Limits) -> str:
+    """For /tmp and each of the image's volumes."""
+    return f"rw,exec,nosuid,nodev,mode=1777,size={limits.tmp_mib}m"
+
+
+def rlimits(limits: Limits) -> dict[str, int]:
+    return {"nofile": limits.open_files, "core": 0, "memlock": 8 * MIB}
 
 
 def container_config(
@@ -46,8 +97,8 @@ def container_config(
     config: dict[str, Any] = {
         "Image": spec.image,
         "User": USER,
-        "Hostname": "sandbox",
-        "Env": [f"{name}={value}" for name, value in {"HOME": "/tmp", **spec.env}.items()],  # noqa: S108
+        "Hostname": SANDBOX_HOST,
+        "Env": [f"{name}={value}" for name, value in environment(spec).items()],
         "Labels": dict(labels),
         "AttachStdin": True,
         "AttachStdout": True,
@@ -73,34 +124,30 @@ def _host_config(
 ) -> dict[str, Any]:
     limits = spec.limits
     memory = limits.memory_mib * MIB
-    tmpfs = f"rw,exec,nosuid,nodev,mode=1777,size={limits.tmp_mib}m"
     host: dict[str, Any] = {
         "NetworkMode": "none",
         "ReadonlyRootfs": True,
         "CapDrop": ["ALL"],
-        "SecurityOpt": ["no-new-privileges", f"seccomp={seccomp_profile()}"],
+        "SecurityOpt": ["no-new-privileges", f"seccomp={seccomp_profile(spec.use)}"],
         "Privileged": False,
         "IpcMode": "private",
         "ShmSize": SHM_MIB * MIB,
-        "Tmpfs": dict.fromkeys(("/tmp", *volumes), tmpfs),  # noqa: S108
+        "Tmpfs": dict.fromkeys(("/tmp", *volumes), tmpfs_options(limits)),  # noqa: S108
         "Memory": memory,
         # Memory and swap together: none of it is swap.
         "MemorySwap": memory,
         "NanoCpus": int(limits.cpu * 1e9),
         "PidsLimit": limits.pids,
-        "Ulimits": [
-            {"Name": "nofile", "Soft": limits.open_files, "Hard": limits.open_files},
-            {"Name": "core", "Soft": 0, "Hard": 0},
-            {"Name": "memlock", "Soft": 8 * MIB, "Hard": 8 * MIB},
-        ],
-        # Where the whole machine is out of memory, a sandbox goes before the engine and the control plane.
-        "OomScoreAdj": 500,
+        "Ulimits": [{"Name": name, "Soft": value, "Hard": value} for name, value in rlimits(limits).items()],
+        "OomScoreAdj": OOM_SCORE,
         # Without it the engine would copy every log line to its disk.
         "LogConfig": {"Type": "none"},
         # The function is not pid 1, which ignores SIGTERM by default and has to reap.
         "Init": True,
         "RestartPolicy": {"Name": "no"},
     }
+    if spec.use is Use.FORKS:
+        host["MaskedPaths"], host["ReadonlyPaths"] = hidden(spec.use)
     if egress is not None:
         network, address = egress
         host["NetworkMode"] = network

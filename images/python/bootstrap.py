@@ -1,9 +1,14 @@
 """The first process in a Python function's sandbox: it imports the handler, then runs one task.
 
+Its arguments may ask for something else: `once MARK`, that its log ends with a mark; `describe`
+(`mayfly_describe.py`); `turns`, for many tasks, one after another (`mayfly_turns.py`); `forks`, for a process
+of its own for each (`mayfly_relay.py`).
+
 It speaks frames with the dispatcher: a kind (one ASCII byte), the body's length (u32, big-endian), the body.
 
     dispatcher, on stdin      T  JSON: taskId taskType attempt deadline contentType version memoryMiB env
                               P  the payload's bytes
+                              M  before T, where tasks take turns: what is to end its log
     sandbox, on stdout        A  armed: the handler is imported, it waits
                               G  progress       {"fraction", "message"}
                               R  a result       {"contentType"}
@@ -221,10 +226,21 @@ def call(handler, event, context: Context):
 
 
 def report_failure(channel: Channel, error: BaseException, kind: str = "Function.Error") -> None:
+    if isinstance(error, MemoryError):
+        kind = "Function.OutOfMemory"
+        make_room()
     import mayfly_errors
 
     flush()
     channel.send_json(b"E", mayfly_errors.describe(error, kind, FUNCTION, MAX_TEXT))
+
+
+def make_room() -> None:
+    """For the report: where a process has a limit of its own on memory, the hard one is a little above."""
+    import resource
+
+    limit = resource.getrlimit(resource.RLIMIT_DATA)[1]
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 
 
 def flush() -> None:
@@ -240,20 +256,43 @@ def terminate(signum: int, frame: object) -> None:
     raise SystemExit(128 + signum)
 
 
-def run(channel: Channel) -> None:
-    """One task, from the import of the handler to its outcome."""
+def load_function():
+    """The handler, and what makes its events. Whatever the import raises comes through."""
+    handler = load_handler()
+    converter = event_converter(handler)
+    if getattr(getattr(handler, "__code__", None), "co_flags", 0) & CO_COROUTINE:
+        import asyncio  # noqa: F401 - slow: better before the task than in it
+    return handler, converter
+
+
+def run(channel: Channel, mark: str = "") -> None:
+    """One task, from the import of the handler to its outcome.
+
+    Its log ends with the mark, if it is given one: that this process is gone shows a good while later. After
+    a result it then stands still until it is removed: what an engine does at its end would take the cores
+    from what is still to be done for the task.
+    """
     try:
-        handler = load_handler()
-        converter = event_converter(handler)
-        if getattr(getattr(handler, "__code__", None), "co_flags", 0) & CO_COROUTINE:
-            import asyncio  # noqa: F401 - slow: better before the task than in it
+        function = load_function()
     except SystemExit:
         raise
     except BaseException as error:  # noqa: BLE001 - a broken import is the function's outcome
         report_failure(channel, error)
         return
     channel.send(b"A", b"{}")
+    has_result = answer(channel, *function)
+    if mark:
+        flush()
+        try:
+            os.write(2, b"\0" + mark.encode() + b"\n")
+        except OSError:
+            return  # the function has closed it: its end shows when this process is gone
+        if has_result:
+            os.kill(os.getpid(), _signal.SIGSTOP)
 
+
+def answer(channel: Channel, handler, converter) -> bool:
+    """One task, from its frames to its outcome: whether that is a result."""
     import json
 
     import mayfly_results  # noqa: F401 - now, rather than between the result and its answer
@@ -276,36 +315,50 @@ def run(channel: Channel) -> None:
         os._exit(0)  # the handler forked and its child came back here: only the parent may answer
     context._flush_progress()
     if failure is None:
-        report_result(channel, result)
-    else:
-        report_failure(channel, failure)
+        return report_result(channel, result)
+    report_failure(channel, failure)
+    return False
 
 
-def report_result(channel: Channel, result: object) -> None:
+def report_result(channel: Channel, result: object) -> bool:
     import mayfly_results
 
     try:
         content_type, body = mayfly_results.encode(result)
     except mayfly_results.BadResult as error:
         report_failure(channel, error, "Function.BadResult")
-        return
+        return False
     except Exception as error:  # noqa: BLE001 - a model's own serializer raised
         report_failure(channel, error)
-        return
+        return False
     flush()
     channel.send_json(b"R", {"contentType": content_type})
     channel.send(b"B", body)
+    return True
 
 
 def main() -> None:
-    if sys.argv[1:] == ["describe"]:
+    mode, *options = sys.argv[1:] or [""]
+    if mode not in ("", "once"):
         sys.path.append(OWN)
+    if mode == "describe":
         import mayfly_describe
 
         mayfly_describe.main(load_handler)
         return
+    bootstrap = sys.modules[__name__]
+    if mode == "forks":
+        import mayfly_relay
+
+        mayfly_relay.main(bootstrap, options[0])
+        return
     _signal.signal(_signal.SIGTERM, terminate)
-    run(Channel())
+    if mode == "turns":
+        import mayfly_turns
+
+        mayfly_turns.serve(bootstrap)
+    else:
+        run(Channel(), *options)
     flush()
     os._exit(0)  # the outcome is told; threads that the handler left behind must not hold the sandbox
 

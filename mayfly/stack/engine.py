@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import socket
 from collections.abc import Mapping
 from typing import Final
@@ -14,7 +15,7 @@ from requests.exceptions import RequestException
 from mayfly.errors import StackError
 from mayfly.settings import Settings
 from mayfly.stack.home import Home
-from mayfly.stack.packages import DOCKERD, Program, find
+from mayfly.stack.packages import CRUN, DOCKERD, Program, find
 from mayfly.stack.part import Part, Say
 
 DEFAULT: Final = "unix:///var/run/docker.sock"
@@ -68,6 +69,7 @@ class Engine(Part):
     def __init__(self, home: Home, say: Say, environ: Mapping[str, str]) -> None:
         self.variable = "MAYFLY_DOCKER_HOST" if environ.get("MAYFLY_DOCKER_HOST") else "DOCKER_HOST"
         super().__init__(home, say, environ.get(self.variable))
+        self._oci = environ.get("MAYFLY_RUNTIME") == "oci"
         self._address = address(environ)
         self.running = not self.given and self._answers()
 
@@ -100,7 +102,12 @@ class Engine(Part):
         return {"MAYFLY_DOCKER_HOST": self._address}
 
     def programs(self) -> list[Program]:
-        return [] if self.given or self.running else [DOCKERD]
+        programs = [] if self.given or self.running else [DOCKERD]
+        installs = os.geteuid() == 0 and shutil.which("apt-get") is not None
+        # runc does as well, in three times the time: where crun cannot just be had, it is good enough.
+        if self._oci and (installs or find("runc") is None):
+            programs.append(CRUN)
+        return programs
 
     async def start(self, settings: Settings) -> None:
         if self.running:

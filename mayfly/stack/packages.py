@@ -38,6 +38,7 @@ JAVA: Final = Program(
 MAVEN: Final = Program("mvn", ("maven",), "to download Kafka and S3Proxy")
 REDIS: Final = Program("redis-server", ("redis-server",), "Redis")
 DOCKERD: Final = Program("dockerd", ("docker.io",), "sandboxes")
+CRUN: Final = Program("crun", ("crun", "runc"), "sandboxes without an engine")
 MMDEBSTRAP: Final = Program("mmdebstrap", ("mmdebstrap",), "the base image, where none can be pulled")
 
 OLDEST_JAVA: Final = 17

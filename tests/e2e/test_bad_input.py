@@ -1,5 +1,6 @@
 """A function that misbehaves in every way, over HTTP: its exact answer each time, and no other harmed."""
 
+import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import pytest
 from tests.conftest import Mayfly
 from tests.e2e.conftest import eventually
 from tests.e2e.tasks import PATIENCE, ended, logs, post, result
+from tests.engine import remove_images
 
 MIB = 1024 * 1024
 HANDLER = """\
@@ -289,8 +291,7 @@ def naughty(mayfly: Mayfly, docker_engine: docker.DockerClient) -> Iterator[dict
     yield {name: submit(mayfly, name, case) for name, case in CASES.items()}
     shutil.rmtree(folder)
     eventually(lambda: mayfly.http.get("/functions/naughty").status_code == 404, "it is retired", PATIENCE)
-    for image in docker_engine.images.list("mayfly/fn-naughty"):
-        docker_engine.images.remove(str(image.id), force=True)
+    remove_images(docker_engine, "mayfly/fn-naughty")
 
 
 def submit(mayfly: Mayfly, name: str, case: Case) -> str:
@@ -314,13 +315,22 @@ def test_a_misbehaving_function_has_its_exact_answer(
     answer = mayfly.http.get(f"/tasks/{task_id}/logs")
     assert answer.text == case.log
     assert int(answer.headers.get("mayfly-log-dropped", "0")) == case.dropped
-    mine = {"label": f"mayfly.task={task_id}"}
 
-    def left() -> object:
+    def left() -> bool:
         # Sparse: one that goes while it is listed would be an error.
-        return docker_engine.containers.list(all=True, filters=mine, sparse=True)
+        there = docker_engine.containers.list(all=True, sparse=True, filters={"label": "mayfly.lock"})
+        return sandbox_of(mayfly, task_id) in {
+            name.strip("/") for one in there for name in one.attrs["Names"]
+        }
 
     eventually(lambda: not left(), "nothing of it is left")
+
+
+def sandbox_of(mayfly: Mayfly, task_id: str) -> str:
+    """The container that ran the task, as the dispatcher's log has it."""
+    (log,) = mayfly.stack.directory.glob("logs/dispatcher-*.log")
+    lines = [json.loads(line) for line in log.read_text().splitlines() if task_id in line]
+    return next(line["sandbox"] for line in lines if line["event"] == "runs")
 
 
 def expect_failure(task: dict[str, Any], case: Case) -> None:

@@ -103,6 +103,8 @@ def fleet_of(parts: LiveStack, directory: Path) -> Fleet:
         "MAYFLY_PORT": "0",
         "MAYFLY_PARTITIONS": "2",
         "MAYFLY_SLOTS": "2",
+        # Every dispatcher lives for a few tasks: sandboxes that it makes ahead are for nobody.
+        "MAYFLY_POOL_MEMORY_MIB": "0",
     }
     others = {name: value for name, value in os.environ.items() if not name.startswith("MAYFLY_")}
     environment = {**others, **parts.environment, **own}

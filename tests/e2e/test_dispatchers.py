@@ -97,11 +97,14 @@ async def test_no_sandbox_outlives_a_killed_dispatcher_once_another_starts_here(
     (first,) = fleet.dispatchers(1)
     (task_id,) = submit(client, 1, seconds=60)
     containers = docker_engine.containers  # type: ignore[attr-defined]
-    mine = {"label": f"mayfly.task={task_id}"}
-    eventually(lambda: len(containers.list(sparse=True, filters=mine)) == 1, "the sandbox runs")
+    (worker,) = [worker for worker in client.workers() if worker.address == first.url]
+    mine = {"label": f"mayfly.dispatcher={worker.id}"}
+    # The task's, and one that is ready for the next.
+    eventually(lambda: len(containers.list(sparse=True, filters=mine)) == 2, "the sandboxes run")
     first.signal(signal.SIGKILL)
     first.exit_code()
-    assert len(containers.list(sparse=True, filters=mine)) == 1, "nobody was there to remove it"
+    assert task_id in first.log.read_text()
+    assert containers.list(sparse=True, filters=mine), "nobody was there to remove them"
     # This one will take the task over, and is not to wait for it in the end.
     fleet.start("dispatcher", MAYFLY_GRACE_SECONDS="0").until_up()
     assert containers.list(all=True, sparse=True, filters=mine) == []

@@ -16,6 +16,7 @@ from mayfly.stack.home import Home
 from mayfly.stack.mail import messages
 from tests.conftest import Mayfly
 from tests.e2e.tasks import PATIENCE, ended, logs, post, post_bytes, result
+from tests.engine import remove_images
 
 NAMES = ["echo", "email", "report", "thumbnail", "wordcount"]
 EXAMPLES = [(name, example) for name in NAMES for example in read_examples(functions_dir() / name)]
@@ -113,8 +114,7 @@ def folder(mayfly: Mayfly, docker_engine: docker.DockerClient) -> Iterator[Folde
     yield folder
     shutil.rmtree(folder.path, ignore_errors=True)
     folder.until(lambda: folder.version is None)
-    for image in docker_engine.images.list(f"mayfly/fn-{folder.name}"):
-        docker_engine.images.remove(str(image.id), force=True)
+    remove_images(docker_engine, f"mayfly/fn-{folder.name}")
 
 
 def pids(mayfly: Mayfly) -> list[int | None]:

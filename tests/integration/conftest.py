@@ -1,8 +1,10 @@
 """Sandboxes of every runtime, and functions that do in them what a test says."""
 
+import asyncio
+import os
 import shutil
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,15 @@ import pytest
 from gateway_process import function, start_gateway
 
 from dispatcher.invocation import Reply, Request, invoke
+from dispatcher.pools.base import Supply
+from dispatcher.pools.forks import Forks
+from dispatcher.pools.single_use import SingleUse
+from dispatcher.pools.turns import Turns
 from dispatcher.runtimes.base import Runtime, Sandbox, SandboxSpec
+from dispatcher.runtimes.cgroups import hierarchies
 from dispatcher.runtimes.docker import DockerRuntime
+from dispatcher.runtimes.oci import OciRuntime, traces_of
+from dispatcher.runtimes.ownership import OwnerLock
 from mayfly.build import build
 from mayfly.function import Function, Limits
 from mayfly.settings import Settings
@@ -23,6 +32,7 @@ __all__ = ["function", "start_gateway"]
 
 TASK = "0193f5a0-0000-7000-8000-000000000001"
 MIB = 1024 * 1024
+PATIENCE = 60.0
 
 PYTHON_PROBE = """\
 def handler(event, context):
@@ -61,13 +71,25 @@ def unix_probe(
     return build(folder, docker_engine, on_progress=print)
 
 
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while not await asyncio.to_thread(condition):
+            await asyncio.sleep(0.02)
+
+
 @dataclass(frozen=True)
 class Sandboxes:
-    """One runtime, and the two probes to run in its sandboxes."""
+    """One runtime and isolation, and the two probes to run in their sandboxes."""
 
     runtime: Runtime
     python_probe: Function
     unix_probe: Function
+    isolation: str = "container"
+    supplies: dict[SandboxSpec, Supply] = field(default_factory=dict)
+
+    @property
+    def kind(self) -> str:
+        return "oci" if isinstance(self.runtime, OciRuntime) else "docker"
 
     def spec(self, **changes: Any) -> SandboxSpec:
         spec = SandboxSpec(image=self.python_probe.image, task_id=TASK, function="probe", limits=Limits())
@@ -91,12 +113,25 @@ class Sandboxes:
         )
         return replace(request, **changes)
 
+    async def make(self, **changes: Any) -> Sandbox:
+        """A sandbox of a Python function, of the isolation. Those of one spec come from one supply."""
+        spec = self.spec(**changes)
+        key = replace(spec, env=tuple(spec.env.items()))  # type: ignore[arg-type] - to be hashed
+        if key not in self.supplies:
+            kind = {"container": SingleUse, "fork": Forks, "warm": Turns}[self.isolation]
+            self.supplies[key] = kind(self.runtime, spec)
+        return await self.supplies[key].make()
+
+    async def close(self) -> None:
+        for supply in self.supplies.values():
+            await supply.close()
+
     async def python(
         self, code: str, *, given: Any = None, spec: dict[str, Any] | None = None, **request: Any
     ) -> Reply:
         """Run the code as a Python function's handler; its `result` is the reply's."""
         payload = orjson.dumps({"code": code, "given": given})
-        sandbox = await self.runtime.launch(self.spec(**(spec or {})))
+        sandbox = await self.make(**(spec or {}))
         return await self.see(sandbox, "python", self.request(payload=payload, **request))
 
     async def unix(self, code: str, *, spec: dict[str, Any] | None = None, **request: Any) -> Reply:
@@ -116,15 +151,37 @@ class Sandboxes:
         return orjson.loads(reply.result or b"null")
 
 
+@pytest.fixture(scope="session")
+def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Root file systems, which take a second each to unpack, for all tests."""
+    return tmp_path_factory.mktemp("unpacked")
+
+
 @pytest.fixture
-def runtime_settings(engine_address: str, tmp_path: Path) -> Settings:
-    return Settings(state_dir=tmp_path / "state", docker_host=engine_address, slots=4)
+def runtime_settings(engine_address: str, tmp_path: Path, unpacked: Path) -> Settings:
+    settings = Settings(state_dir=tmp_path / "state", docker_host=engine_address, slots=4)
+    settings.state_dir.mkdir()
+    (settings.state_dir / "oci").symlink_to(unpacked)
+    return settings
 
 
-@pytest.fixture(params=["docker"])
+@pytest.fixture
+async def docker_runtime(runtime_settings: Settings) -> AsyncIterator[DockerRuntime]:
+    runtime = DockerRuntime(runtime_settings, "test")
+    await runtime.start()
+    try:
+        yield runtime
+    finally:
+        await runtime.close()
+        shutil.rmtree(runtime_settings.state_dir, ignore_errors=True)
+
+
+@pytest.fixture(params=["docker", "oci"])
 async def runtime(request: pytest.FixtureRequest, runtime_settings: Settings) -> AsyncIterator[Runtime]:
     """Each runtime that there is: what a sandbox promises does not depend on it."""
-    runtime = {"docker": DockerRuntime}[request.param](runtime_settings, "test")
+    if request.param == "oci" and os.geteuid() != 0:
+        pytest.skip("only root can start containers without an engine")
+    runtime = {"docker": DockerRuntime, "oci": OciRuntime}[request.param](runtime_settings, "test")
     await runtime.start()
     try:
         yield runtime
@@ -134,5 +191,38 @@ async def runtime(request: pytest.FixtureRequest, runtime_settings: Settings) ->
 
 
 @pytest.fixture
-def sandboxes(runtime: Runtime, python_probe: Function, unix_probe: Function) -> Sandboxes:
-    return Sandboxes(runtime, python_probe, unix_probe)
+def left(
+    runtime: Runtime, runtime_settings: Settings, docker_engine: docker.DockerClient
+) -> Callable[..., list[str]]:
+    """What there is of a dispatcher's sandboxes, by their names."""
+
+    def under_docker(dispatcher: str, settings: Settings = runtime_settings) -> list[str]:
+        label = f"mayfly.lock={OwnerLock(settings.state_dir, dispatcher).label}"
+        found = docker_engine.api.containers(all=True, filters={"label": label})
+        return [container["Names"][0].strip("/") for container in found]
+
+    def under_oci(dispatcher: str, settings: Settings = runtime_settings) -> list[str]:
+        folder, group = traces_of(OwnerLock(settings.state_dir, dispatcher).label)
+        places = [Path(folder.path, "bundles"), Path(folder.state)]
+        places += [Path(root, group) for root in hierarchies().roots]
+        names: set[str] = set()
+        for place in places:
+            names.update(path.name for path in place.glob("*") if path.is_dir())
+        return sorted(names)
+
+    return under_oci if isinstance(runtime, OciRuntime) else under_docker
+
+
+@pytest.fixture
+def isolation() -> str:
+    """What the sandboxes of Python functions are; a module that is about more than one has its own."""
+    return "container"
+
+
+@pytest.fixture
+async def sandboxes(
+    runtime: Runtime, python_probe: Function, unix_probe: Function, isolation: str
+) -> AsyncIterator[Sandboxes]:
+    boxes = Sandboxes(runtime, python_probe, unix_probe, isolation)
+    yield boxes
+    await boxes.close()

@@ -136,6 +136,7 @@ class Process:
             blobs=simulation,
             catalog=simulation,
             runtime=simulation,  # type: ignore[arg-type]
+            pools=simulation,  # type: ignore[arg-type]
             secrets={},
             watchers=self.projector,
             on_outcome=lambda _, outcome: None,
@@ -516,12 +517,9 @@ class Simulation:
     async def put(self, key: str, data: bytes, content_type: str) -> BlobRef:
         return BlobRef(key, len(data), "")
 
-    async def launch(self, spec: Any) -> Any:
+    async def take(self, function: Function, spec: Any) -> Any:
         await asyncio.sleep(self.dice.uniform(0, 0.1))
         return _Sandbox(spec.task_id, spec.function)
-
-    async def healthy(self) -> bool:
-        return True
 
     async def invoke(self, sandbox: "_Sandbox", *_: Any, stop: asyncio.Event, **__: Any) -> Reply:
         began = self.loop.milliseconds()
@@ -747,6 +745,8 @@ def _told(state: TaskState) -> tuple[Any, ...]:
 
 
 class _Sandbox:
+    name = "sandbox"
+
     def __init__(self, task_id: str, function: str) -> None:
         self.task_id = task_id
         self.function = function

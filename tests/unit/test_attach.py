@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dispatcher.runtimes.attach import BUFFERED, STDERR, STDOUT, Attachment, Demultiplexer
+from dispatcher.runtimes.attach import STDERR, STDOUT, Attachment, Demultiplexer
+from dispatcher.runtimes.streams import BUFFERED
 
 messages = st.lists(st.tuples(st.sampled_from([STDOUT, STDERR]), st.binary(max_size=300)))
 

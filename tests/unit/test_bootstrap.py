@@ -107,6 +107,23 @@ class Sandbox:
         return found
 
 
+def answer_then_stand(sandbox: Sandbox, handler: str) -> tuple[bytes, str]:
+    """The log of a process that was given the mark `end`, and what becomes of it once it has written it."""
+    sandbox.write(handler)
+    with sandbox.start("once", "end") as process:
+        assert process.stdin is not None
+        assert process.stderr is not None
+        process.stdin.write(task(b"null"))
+        process.stdin.flush()
+        log = b""
+        while not log.endswith(b"\0end\n") and (chunk := os.read(process.stderr.fileno(), 65536)):
+            log += chunk
+        state = os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+        assert state is not None
+        process.kill()
+    return log, "stopped" if state.si_code == os.CLD_STOPPED else "ended"
+
+
 def task(payload: bytes, content_type: str = "application/json", env: dict[str, str] | None = None) -> bytes:
     about = {
         "taskId": "0199-task",
@@ -888,3 +905,22 @@ def test_it_is_armed_before_it_imports_what_only_a_task_needs(sandbox: Sandbox) 
             return at_import
     """)
     assert done.result == []
+
+
+# --- a mark at the end of its log
+
+
+@pytest.mark.parametrize(
+    ("handler", "log", "state"),
+    [
+        ("def handler(event, context): print('one')", b"one\n\0end\n", "stopped"),
+        ("def handler(event, context): 1 / 0", b"\0end\n", "ended"),
+        ("import sys\ndef handler(event, context): sys.exit(3)", b"", "ended"),
+        ("import os\ndef handler(event, context): os.close(2)", b"", "ended"),
+    ],
+    ids=["a result", "an error", "an exit", "a closed log"],
+)
+def test_a_log_ends_with_its_mark_and_a_result_leaves_a_process_that_stands_still(
+    sandbox: Sandbox, handler: str, log: bytes, state: str
+) -> None:
+    assert answer_then_stand(sandbox, handler) == (log, state)

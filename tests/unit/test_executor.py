@@ -9,11 +9,15 @@ from typing import Any
 import msgspec
 import pytest
 from owner_world import Asked, Told, owner, world
+from pool_world import ARMED, Entries, Scripted
 
 from dispatcher import claims, executor
 from dispatcher.buffers import Command
 from dispatcher.claims import Claims
 from dispatcher.executor import Executor
+from dispatcher.frames import frame
+from dispatcher.pools.pools import Pools
+from dispatcher.pools.single_use import SingleUse
 from dispatcher.repeats import Repeats
 from dispatcher.runtimes.base import Exit, Sandbox, SandboxSpec
 from mayfly.adapters.kafka import MAX_MESSAGE_BYTES
@@ -41,6 +45,8 @@ UNIX = Function(name="f", image="i", version="v", contract="unix", retries=Retry
 
 class Process:
     """A sandbox of the Unix contract: what it prints, and its exit code. It ends when `end` is set."""
+
+    name = "process"
 
     def __init__(self, prints: bytes = b"", code: int = 0, *, ended: bool = True, lost: bool = False) -> None:
         self._prints = prints
@@ -80,6 +86,18 @@ class Process:
         self.removed = True
 
 
+class Answering(Scripted):
+    """A sandbox of the Python contract: it is armed, and answers its task with 1."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name, SandboxSpec.of(FUNCTION))
+        self.says(ARMED)
+
+    async def write(self, data: bytes) -> None:
+        await super().write(data)
+        self.says(frame("R", b"{}") + frame("B", b"1")).ends()
+
+
 class World:
     """The parts around an executor: a log that is read back at once, and the rest as a test wants it."""
 
@@ -99,6 +117,15 @@ class World:
         self.engine_is_well = True
         self.stored: dict[str, bytes] = {}
         self.get_with: Callable[[], bytes] = self.no_blob
+        self.pools = Pools(
+            self,  # type: ignore[arg-type]
+            {"container": SingleUse},
+            Entries(self.functions),
+            queue="default",
+            most=2,
+            memory_mib=1024,
+            clock=lambda: 0.0,
+        )
         self.executor = Executor(
             Settings(state_dir=tmp_path),
             claims=Claims("me", self, self),
@@ -106,6 +133,7 @@ class World:
             blobs=self,
             catalog=self,
             runtime=self,  # type: ignore[arg-type]
+            pools=self.pools,
             secrets={},
             watchers=self,
             on_outcome=lambda _, outcome: self.outcomes.append(outcome),
@@ -161,7 +189,7 @@ class World:
     async def healthy(self) -> bool:
         return self.engine_is_well
 
-    def runs(self, *sandboxes: Process) -> None:
+    def runs(self, *sandboxes: Process | Scripted) -> None:
         """What is launched, one after the other."""
         left = list(sandboxes)
 
@@ -379,6 +407,61 @@ async def test_a_sandbox_is_not_launched_ahead_for_a_task_that_is_not_to_run_aga
     unix.runs(Process(lost=True), Process())
     await unix.run(envelope())
     assert len(unix.launched) == 1
+
+
+# --- sandboxes that are there before their task
+
+
+async def armed(world: World, *sandboxes: Scripted) -> None:
+    """The function keeps one ready; the next ones come as they are asked for."""
+    world.functions["f"] = msgspec.structs.replace(FUNCTION, warm_pool=1)
+    world.runs(*sandboxes)
+    world.pools.fill()
+    await until(world, lambda: world.pools.armed.get("f"))
+
+
+async def test_an_attempt_takes_what_is_armed_and_gives_it_nothing_before_its_claim_counts(
+    unix: World,
+) -> None:
+    sandbox = Answering("armed")
+    await armed(unix, sandbox)
+    given: list[bytes] = []
+    unix.before = lambda: given.append(sandbox.given)
+    await unix.run(envelope())
+    assert given == [b""]
+    assert len(unix.launched) == 1
+    assert b'"taskId":"a"' in sandbox.given
+    assert unix.stored == {"results/a/1-0": b"1"}
+
+
+async def test_what_was_taken_for_a_claim_that_is_void_waits_for_the_next_task(unix: World) -> None:
+    sandbox = Answering("armed")
+    await armed(unix, sandbox)
+    unix.before = lambda: unix.land(Claimed("a", Lane.NORMAL, 0, 1, "other", "nonce"))
+    await unix.run(envelope())
+    assert not sandbox.given
+    assert not sandbox.removed
+    assert unix.pools.armed == {"f": 1}
+
+
+async def test_an_armed_sandbox_that_dies_before_it_has_its_task_costs_the_task_nothing(unix: World) -> None:
+    dead, alive = Answering("dead"), Answering("alive")
+    await armed(unix, dead, alive)
+    unix.before = lambda: dead.ends(lost=True)
+    await unix.run(envelope(redeliver=False))
+    assert kinds(unix) == ["Claimed", "Finished"]
+    assert b"taskId" in alive.given
+    assert [outcome.status for outcome in unix.outcomes] == [Status.COMPLETED]
+
+
+async def test_an_armed_sandbox_that_is_lost_once_it_has_its_task_is_a_loss(unix: World) -> None:
+    lost = Scripted("lost", SandboxSpec.of(FUNCTION)).says(ARMED)
+    await armed(unix, lost, Answering("next"))
+    running = asyncio.create_task(unix.run(envelope()))
+    await until(unix, lambda: lost.given)
+    lost.ends(lost=True)
+    await running
+    assert kinds(unix) == ["Claimed", "Claimed", "Finished"]
 
 
 # --- which image

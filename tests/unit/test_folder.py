@@ -54,7 +54,18 @@ MANIFEST = [
     ("pids = 1", "function.toml:1: pids is 1: it must be a whole number of processes, from 4 to 32768"),
     ("open_files = 64", "function.toml:1: open_files is 64: it must be a whole number, from 512 to 1048576"),
     ("tmp = 0", "function.toml:1: tmp is 0: it must be a whole number of MiB, from 1 to 65536"),
-    ('isolation = "none"', 'function.toml:1: isolation is "none": it must be "container"'),
+    (
+        'isolation = "none"',
+        'function.toml:1: isolation is "none": it must be "container", "fork" or "warm"',
+    ),
+    (
+        "timeout = 5\nwarm_pool = -1",
+        "function.toml:2: warm_pool is -1: it must be a whole number of sandboxes, from 0 to 1000",
+    ),
+    (
+        "warm_pool = true",
+        "function.toml:1: warm_pool is true: it must be a whole number of sandboxes, from 0 to 1000",
+    ),
     ('network = "host"', 'function.toml:1: network is "host": it must be "none" or "egress"'),
     (
         'queue = "A b"',
@@ -144,8 +155,8 @@ MANIFEST = [
     (
         "colour = 5",
         "function.toml:1: unknown key colour: known are: description, timeout, memory, cpu, pids, "
-        "open_files, tmp, isolation, network, queue, retries, redeliver, concurrency, contract, env, "
-        "secrets, schema",
+        "open_files, tmp, isolation, warm_pool, network, queue, retries, redeliver, concurrency, contract, "
+        "env, secrets, schema",
     ),
     ("timeout = 1\ntimeout = 2", "function.toml:2: not TOML: Cannot overwrite a value"),
     ("timeout =", "function.toml:1: not TOML: Invalid value"),
@@ -261,6 +272,11 @@ def test_one_file_is_enough(tmp_path: Path) -> None:
 
 def test_a_dockerfile_means_the_unix_contract_unless_the_manifest_says_python(tmp_path: Path) -> None:
     assert read(tmp_path, {"Dockerfile": "FROM scratch"}, "a").contract == "unix"
+    for line in ('isolation = "fork"', 'isolation = "warm"', "warm_pool = 2"):
+        with pytest.raises(FunctionError, match=f"function.toml:2: {line} is for Python functions"):
+            read(tmp_path, {"Dockerfile": "FROM scratch", "function.toml": f"timeout = 5\n{line}"}, "a")
+    unarmed = {"Dockerfile": "FROM scratch", "function.toml": 'isolation = "container"\nwarm_pool = 0'}
+    assert read(tmp_path, unarmed, "a").manifest.warm_pool == 0
     files = {"Dockerfile": "FROM mayfly/python", "function.toml": 'contract = "python"'}
     assert read(tmp_path, dict(files), "b").contract == "python"
 

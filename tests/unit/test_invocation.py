@@ -45,6 +45,8 @@ def receive():
 class ProcessSandbox:
     """A process without any confinement, as a sandbox."""
 
+    name = "process"
+
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self.process = process
         self.signals: list[str] = []

@@ -1,0 +1,28 @@
+"""Whose sandboxes make room for another's: the least recently used function's. Pure."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+
+class Holding(NamedTuple):
+    """What a function keeps ready."""
+
+    name: str
+    used_at: float
+    """When a task took one last."""
+    spare: int
+    """How many of them it may be made to give up."""
+    mib: int
+    """Of each."""
+
+
+def evictions(holdings: Iterable[Holding], needed_mib: int) -> list[Holding] | None:
+    """Whose to give up, one by one, until there is room for so much more; None if that is not enough."""
+    victims: list[Holding] = []
+    for holding in sorted(holdings, key=lambda one: one.used_at):
+        for _ in range(holding.spare):
+            if needed_mib <= 0:
+                return victims
+            victims.append(holding)
+            needed_mib -= holding.mib
+    return victims if needed_mib <= 0 else None

@@ -1,0 +1,113 @@
+"""The supply of isolation `container`: every task has a container of its own, used once."""
+
+import weakref
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+from dispatcher.pools.marks import AnswerEnd, LogEnd, new_mark
+from dispatcher.runtimes.base import Exit, Runtime, Sandbox, SandboxSpec, Use
+
+
+class SingleUse:
+    """Implements `Supply`. A container counts with all the memory that it may come to use."""
+
+    def __init__(self, runtime: Runtime, spec: SandboxSpec) -> None:
+        self._runtime = runtime
+        self._spec = replace(spec, task_id="", use=Use.ONCE)
+        self._made: weakref.WeakSet[Once] = weakref.WeakSet()
+
+    @property
+    def memory_mib(self) -> int:
+        return self._spec.limits.memory_mib
+
+    async def make(self) -> Sandbox:
+        mark = new_mark()
+        # As `images/python/bootstrap.py` takes it; an older one ends its log with its process.
+        command = ("once", mark.strip(b"\0\n").decode())
+        once = Once(await self._runtime.launch(replace(self._spec, command=command)), mark)
+        self._made.add(once)
+        return once
+
+    async def rest(self) -> None:
+        """There is nothing that its pool does not see."""
+
+    async def close(self) -> None:
+        for once in list(self._made):
+            await once.remove()
+
+
+class Once:
+    """A container whose streams end with its task's answer and its log's mark.
+
+    An engine tells of a process's end only once it has cleared up behind it: tens of milliseconds that no
+    task has to wait for.
+    """
+
+    def __init__(self, sandbox: Sandbox, mark: bytes) -> None:
+        self._sandbox = sandbox
+        self._stdout = _Answer(sandbox.stdout)
+        self._stderr = _Log(sandbox.stderr, mark)
+
+    @property
+    def name(self) -> str:
+        return self._sandbox.name
+
+    @property
+    def stdout(self) -> AsyncIterator[bytes]:
+        return self._stdout
+
+    @property
+    def stderr(self) -> AsyncIterator[bytes]:
+        return self._stderr
+
+    async def write(self, data: bytes) -> None:
+        await self._sandbox.write(data)
+
+    async def close_stdin(self) -> None:
+        await self._sandbox.close_stdin()
+
+    async def kill(self, signal: str = "SIGKILL") -> None:
+        await self._sandbox.kill(signal)
+
+    async def wait(self) -> Exit:
+        return await self._sandbox.wait()
+
+    async def remove(self) -> None:
+        await self._sandbox.remove()
+
+
+# Classes, not generators: a generator that is cancelled while it waits has ended.
+
+
+class _Answer:
+    def __init__(self, stdout: AsyncIterator[bytes]) -> None:
+        self._stdout = stdout
+        self._end = AnswerEnd()
+
+    def __aiter__(self) -> "_Answer":
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self._end.found:
+            raise StopAsyncIteration
+        chunk = await anext(self._stdout)
+        return chunk[: self._end.feed(chunk)]
+
+
+class _Log:
+    def __init__(self, stderr: AsyncIterator[bytes], mark: bytes) -> None:
+        self._stderr = stderr
+        self._end = LogEnd(mark)
+
+    def __aiter__(self) -> "_Log":
+        return self
+
+    async def __anext__(self) -> bytes:
+        while not self._end.found:
+            chunk = await anext(self._stderr, b"")
+            certain = self._end.feed(chunk) if chunk else self._end.end()
+            if certain:
+                return certain
+            if not chunk:
+                break
+        raise StopAsyncIteration

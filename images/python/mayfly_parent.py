@@ -1,0 +1,317 @@
+"""The process that has imported the handler and forks a sandbox for each task (`isolation = "fork"`).
+
+It sees no task's bytes: those pass through the relay, a process of its own, so that no child's memory holds
+what was another's. It lives in a user namespace, where alone its capabilities count, and in a pid namespace
+of that, for only in one of its own can it choose the namespace of its next child, and come back.
+
+A child is the second process of its pid namespace. The first one only pauses, so that signals and exit codes
+are for the handler what they are anywhere (the kernel shields a first process from its own signals), and is
+killed when the handler's process has ended: with it goes all that is left.
+
+To and from the relay go packets: a kind, the child's number, and what the kind says.
+
+    S  fork, with its stdin, stdout, stderr     U  up: children can be confined here
+    K  signal it, u32                           F  they cannot: why
+                                                R  ready: the handler is imported, or failed to be
+                                                X  ended: its wait status, its peak in KiB (u32 each);
+                                                   nothing of it is left
+                                                L  lost: why
+"""
+
+import array
+import gc
+import os
+import resource
+import select
+import signal
+import socket
+import struct
+import sys
+
+import mayfly_confinement
+import mayfly_kernel as kernel
+from mayfly_line import exit_code
+
+UNCONFINED = 16
+"""The signal by which a child says that it could not be confined: SIGSTKFLT, which nothing else sends."""
+PACKET = struct.Struct("!cI")
+MAX_DESCRIPTORS = 1 << 20
+REHEARSALS = 20
+"""As often as an interpreter must see a function before it makes it faster."""
+FORK, WAIT, WAIT_WITH_USAGE, KILL = os.fork, os.waitpid, os.wait4, os.kill
+"""Held here: what a function makes of these modules (gevent does) is not for us."""
+
+
+def main(bootstrap, options: dict, control: socket.socket, log: int) -> None:
+    """Never returns. `log` is where the import's output goes."""
+    null = os.open("/dev/null", os.O_RDWR)
+    for number, descriptor in enumerate((null, log, log)):
+        os.dup2(descriptor, number)
+    control = _keep_only(control)
+    sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
+    try:
+        _enter()
+        inside = FORK()
+        if inside:
+            control.close()
+            os._exit(exit_code(WAIT(inside, 0)[1]))
+        os.setsid()
+        parent = Parent(bootstrap, control, options)
+    except (OSError, Unconfined) as error:
+        control.send(PACKET.pack(b"F", 0) + str(error).encode())
+        os._exit(1)
+    parent.load()
+    parent.run()
+
+
+class Unconfined(Exception):
+    pass
+
+
+class Parent:
+    def __init__(self, bootstrap, control: socket.socket, options: dict) -> None:
+        self._bootstrap = bootstrap
+        self._control = control
+        self._home = os.open("/proc/self/ns/pid", os.O_RDONLY)
+        kernel.mount(b"proc", b"/proc", b"proc", kernel.NO_SUID | kernel.NO_DEV | kernel.NO_EXEC)
+        mayfly_confinement.hide_queues()
+        self._failures, self._failure = os.pipe()
+        os.set_blocking(self._failures, False)
+        self._confinement = mayfly_confinement.Confinement(options)
+        limit = options["openFiles"]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+        # Else the first processes, which share our memory, would show it to whoever is beside them.
+        kernel.set_dumpable(False)
+        self._children: dict[int, Child] = {}
+        self._by_descriptor: dict[int, Child] = {}
+        self._epoll = select.epoll()
+        self._epoll.register(control, select.EPOLLIN)
+        self._function = None
+        self._error: BaseException | None = None
+        self._try()
+        self._tell(b"U")
+
+    def load(self) -> None:
+        """Import the handler. How that fails is each child's to tell."""
+        import json  # noqa: F401
+
+        import mayfly_errors  # noqa: F401
+        import mayfly_progress  # noqa: F401
+        import mayfly_results  # noqa: F401
+
+        try:
+            self._function = self._bootstrap.load_function()
+        except BaseException as error:  # noqa: BLE001 - so is whatever ends the process
+            self._error = error
+        self._bootstrap.flush()
+        rehearse(self._bootstrap)
+        gc.collect()
+        gc.freeze()
+        self._tell(b"R")
+
+    def run(self) -> None:
+        while True:
+            for descriptor, _ in self._epoll.poll():
+                if descriptor == self._control.fileno():
+                    self._hear()
+                else:
+                    self._by_descriptor[descriptor].ended(self)
+
+    def _try(self) -> None:
+        """One child that does nothing, so that a machine which forbids this says so now."""
+        null = os.open("/dev/null", os.O_RDWR)
+        child = self._start(0, [os.dup(null), os.dup(null), null], lambda: None)
+        status = WAIT(child.pid, 0)[1]
+        KILL(child.first, signal.SIGKILL)
+        WAIT(child.first, 0)
+        if status:
+            raise Unconfined(self._why())
+
+    # --- the relay
+
+    def _hear(self) -> None:
+        descriptors = array.array("i")
+        packet, ancillary, _, _ = self._control.recvmsg(64, socket.CMSG_SPACE(3 * descriptors.itemsize))
+        if not packet:
+            os._exit(0)
+        kind, number = PACKET.unpack_from(packet)
+        for _, _, data in ancillary:
+            descriptors.frombytes(data)
+        if kind == b"S":
+            self._spawn(number, list(descriptors))
+        elif kind == b"K" and number in self._children:
+            KILL(self._children[number].pid, int.from_bytes(packet[PACKET.size :], "big"))
+
+    def _tell(self, kind: bytes, number: int = 0, body: bytes = b"") -> None:
+        try:
+            self._control.send(PACKET.pack(kind, number) + body)
+        except OSError:  # the relay is gone, and the container with it
+            os._exit(1)
+
+    def _why(self) -> str:
+        try:
+            return os.read(self._failures, 4096).decode(errors="replace")
+        except BlockingIOError:
+            return "it was killed"
+
+    # --- children
+
+    def _spawn(self, number: int, descriptors: list[int]) -> None:
+        try:
+            child = self._start(number, descriptors, self._live)
+        except OSError as error:
+            self._tell(b"L", number, f"it could not be forked: {error.strerror}".encode())
+            return
+        self._children[number] = child
+        self._watch(child, child.pid)
+
+    def _start(self, number: int, descriptors: list[int], live) -> "Child":
+        self._bootstrap.flush()
+        try:
+            kernel.unshare(kernel.NEW_PID)
+            first = kernel.start_pause()
+            try:
+                pid = FORK()
+            except OSError:
+                KILL(first, signal.SIGKILL)
+                WAIT(first, 0)
+                raise
+            if pid == 0:
+                self._be_born(descriptors, live)
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+            kernel.setns(self._home, kernel.NEW_PID)
+        return Child(number, pid, first)
+
+    def _be_born(self, descriptors: list[int], live) -> None:
+        """In the child. Never returns."""
+        code = 1
+        try:
+            for number, descriptor in enumerate(descriptors):
+                os.dup2(descriptor, number)
+            os.closerange(3, self._failure)
+            os.closerange(self._failure + 1, MAX_DESCRIPTORS)
+            try:
+                self._confinement.put_on()
+            except OSError as error:
+                os.write(self._failure, f"{self._confinement.step}: {error.strerror}".encode())
+                KILL(os.getpid(), UNCONFINED)
+            os.close(self._failure)
+            live()
+            code = 0
+        except SystemExit as error:
+            code = _code(error)
+        except BaseException:  # noqa: BLE001 - as an interpreter ends
+            sys.excepthook(*sys.exc_info())
+        finally:
+            self._bootstrap.flush()
+            os._exit(code)
+
+    def _live(self) -> None:
+        channel = self._bootstrap.Channel()
+        signal.signal(signal.SIGTERM, self._bootstrap.terminate)
+        if self._function is not None:
+            channel.send(b"A", b"{}")
+            self._bootstrap.answer(channel, *self._function)
+        elif isinstance(self._error, SystemExit):
+            raise self._error
+        else:
+            self._bootstrap.report_failure(channel, self._error)
+
+    def _watch(self, child: "Child", pid: int) -> None:
+        child.descriptor = os.pidfd_open(pid)
+        self._by_descriptor[child.descriptor] = child
+        self._epoll.register(child.descriptor, select.EPOLLIN)
+
+    def _unwatch(self, child: "Child") -> None:
+        # Closing alone would not do: first processes have copies of what was open when they were started.
+        self._epoll.unregister(child.descriptor)
+        del self._by_descriptor[child.descriptor]
+        os.close(child.descriptor)
+
+
+class Rehearsal:
+    """A channel on which one task after another comes, and whose answers go nowhere."""
+
+    TASK = (
+        b'{"taskId":"","taskType":"","attempt":1,"deadline":0,"contentType":"application/json","version":"",'
+        b'"memoryMiB":1,"env":{}}'
+    )
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+
+    def receive(self, kind: bytes) -> bytes:
+        return self.TASK if kind == b"T" else b"{}"
+
+    def send(self, kind: bytes, body: bytes) -> None:
+        pass
+
+    def send_json(self, kind: bytes, body: dict) -> None:
+        import json
+
+        json.dumps(body).encode()
+
+
+def rehearse(bootstrap) -> None:
+    """Let the interpreter find its way, and write it down, here and not in each child: there, every page
+    that is written to is copied first."""
+    for _ in range(REHEARSALS):
+        bootstrap.answer(Rehearsal(), lambda event, context: event, None)
+
+
+class Child:
+    def __init__(self, number: int, pid: int, first: int) -> None:
+        self.number = number
+        self.pid = pid
+        self.first = first
+        """Of its pid namespace."""
+        self.descriptor = -1
+        self._status: int | None = None
+        self._peak = 0
+
+    def ended(self, parent: Parent) -> None:
+        """The handler's process has ended, and then the first one, after all others."""
+        parent._unwatch(self)
+        if self._status is None:
+            _, self._status, usage = WAIT_WITH_USAGE(self.pid, 0)
+            self._peak = usage.ru_maxrss
+            KILL(self.first, signal.SIGKILL)
+            parent._watch(self, self.first)
+            return
+        WAIT(self.first, 0)
+        del parent._children[self.number]
+        if os.WIFSIGNALED(self._status) and os.WTERMSIG(self._status) == UNCONFINED:
+            parent._tell(b"L", self.number, parent._why().encode())
+        else:
+            parent._tell(b"X", self.number, struct.pack("!II", self._status, self._peak))
+
+
+def _enter() -> None:
+    """Into the namespaces of the parent."""
+    step = "making a user namespace"
+    try:
+        kernel.unshare(kernel.NEW_USER | kernel.NEW_MOUNTS | kernel.NEW_PID)
+        kernel.map_user(first=True)
+        step = "mounting"
+        kernel.mount(b"none", b"/", None, kernel.RECURSIVE | kernel.PRIVATE)
+    except OSError as error:
+        raise Unconfined(f"{step}: {error.strerror}") from error
+
+
+def _keep_only(control: socket.socket) -> socket.socket:
+    """The one descriptor beside 0, 1 and 2, and out of the way."""
+    os.dup2(control.fileno(), 3)
+    control.detach()
+    os.closerange(4, MAX_DESCRIPTORS)
+    return socket.socket(fileno=3)
+
+
+def _code(error: SystemExit) -> int:
+    if error.code is None:
+        return 0
+    if isinstance(error.code, int):
+        return error.code & 0xFF
+    print(error.code, file=sys.stderr)
+    return 1

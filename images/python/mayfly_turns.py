@@ -1,0 +1,141 @@
+"""A process that serves tasks one after another (`isolation = "warm"`).
+
+The frames are those of `bootstrap.py`, and begin again with A. Before each task, M gives the bytes that this
+process writes to its log once the task is over: all before them is that task's log. What a task did to the
+process is undone as far as that can be; what it left in memory, and threads that it started, stay.
+"""
+# ruff: noqa: PTH108, PTH112, PTH114, PTH118, PTH208, SIM105 - pathlib and contextlib are slow to import
+
+import _signal
+import os
+import sys
+
+import mayfly_memory
+
+LOG_FD = 503
+NULL_FD = 504
+"""Copies of descriptors 2 and 0, beside the channel's."""
+
+SCRATCH = ("/tmp", "/dev/shm")  # noqa: S108 - the sandbox's own
+
+
+def serve(bootstrap) -> None:
+    """Until the dispatcher hangs up, or a task ends the process. The import's failure is the first answer."""
+    channel = bootstrap.Channel()
+    try:
+        function = bootstrap.load_function()
+    except SystemExit:
+        raise
+    except BaseException as error:  # noqa: BLE001 - a broken import is the function's outcome
+        bootstrap.report_failure(channel, error)
+        return
+    state = State(bootstrap)
+    killed = mayfly_memory.oom_kills()
+    while True:
+        channel.send(b"A", b"{}")
+        mark = channel.receive(b"M")
+        if not bootstrap.answer(channel, *function) and mayfly_memory.oom_kills() != killed:
+            return  # the engine tells of a child that died for its memory once the container has ended
+        state.end_processes()
+        bootstrap.flush()
+        state.restore_descriptors()
+        os.write(2, mark)
+        state.restore()
+
+
+class State:
+    """What every task finds as the first one found it."""
+
+    def __init__(self, bootstrap) -> None:
+        self._streams = sys.stdin, sys.stdout, sys.stderr
+        self._environment = dict(os.environ)
+        # Outside a container, whose first process is our parent, neither files nor processes are ours.
+        contained = os.getppid() == 1
+        self._files = {folder: set(_names(folder)) for folder in SCRATCH if contained}
+        self._processes = set(processes()) if contained else None
+        self._terminate = bootstrap.terminate
+        self._folder = bootstrap.FUNCTION
+        self._umask = os.umask(0)
+        os.umask(self._umask)
+        os.dup2(2, LOG_FD, inheritable=False)
+        os.dup2(0, NULL_FD, inheritable=False)
+
+    def end_processes(self) -> None:
+        """Kill what the task has started and left: of its children, and of theirs."""
+        if self._processes is None:
+            return
+        try:
+            os.kill(-1, 0)  # reaches all but this process and the first
+        except OSError:
+            return
+        end_processes(self._processes)
+
+    def restore_descriptors(self) -> None:
+        os.dup2(NULL_FD, 0)
+        os.dup2(LOG_FD, 1)
+        os.dup2(LOG_FD, 2)
+        sys.stdin, sys.stdout, sys.stderr = self._streams
+
+    def restore(self) -> None:
+        _signal.setitimer(_signal.ITIMER_REAL, 0)
+        _signal.signal(_signal.SIGTERM, self._terminate)
+        os.umask(self._umask)
+        os.chdir(self._folder)
+        if os.environ != self._environment:
+            os.environ.clear()
+            os.environ.update(self._environment)
+        for folder, kept in self._files.items():
+            for name in _names(folder):
+                if name not in kept:
+                    _remove(os.path.join(folder, name))
+
+
+def processes() -> list[int]:
+    """Every process that this one sees, but itself."""
+    return [int(name) for name in os.listdir("/proc") if name.isdigit() and int(name) != os.getpid()]
+
+
+def end_processes(kept: set[int]) -> None:
+    while left := [pid for pid in processes() if pid not in kept and not _is_dead(pid)]:
+        for pid in left:
+            try:
+                os.kill(pid, _signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+    for pid in processes():
+        if pid not in kept:
+            _reap(pid)
+
+
+def _reap(pid: int) -> None:
+    try:
+        os.waitpid(pid, os.WNOHANG)
+    except ChildProcessError:  # not ours: the first process reaps it
+        pass
+
+
+def _is_dead(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:  # noqa: PTH123
+            return file.read().rpartition(b")")[2].split()[0] in (b"Z", b"X")
+    except OSError:
+        return True
+
+
+def _names(folder: str) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []
+
+
+def _remove(path: str) -> None:
+    try:
+        if os.path.isdir(path) and not os.path.islink(path):
+            import shutil
+
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            os.unlink(path)
+    except OSError:
+        pass
