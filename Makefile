@@ -7,13 +7,15 @@ SHELL := /bin/sh
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+BENCH_VENV := .venv-bench
+BENCH_READY := $(BENCH_VENV)/.ready
 
 # The newest that the machine has; PYTHON=/path/to/python names another.
 PYTHON ?= $(shell for name in python3.14 python3.13 python3.12 python3.11 python3; do \
 	"$$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && command -v "$$name" && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test test-unit test-long faults faults-selftest accept check lock clean
+.PHONY: help run demo test test-unit test-long faults faults-selftest accept bench bench-scale check lock clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,19 +44,27 @@ faults-selftest: $(READY) ## break each rule of the protocol on purpose, and see
 accept: $(READY) ## measure every promise in seconds or rates, and print what was seen
 	@$(BIN)/python -m benchmarks.accept
 
+bench: $(BENCH_READY) ## measure Mayfly beside its peers, some 14 minutes: the table, and whether each floor is met (root)
+	@$(BENCH_VENV)/bin/python -m benchmarks.bench
+
+bench-scale: $(BENCH_READY) ## rate and memory against backlog, functions, payload and dispatchers: plots into docs/
+	@$(BENCH_VENV)/bin/python -m benchmarks.scale
+
 check: $(READY) ## ruff, types, import rules
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
 
-lock: $(READY) ## resolve pyproject.toml anew into requirements.lock
+lock: $(READY) ## resolve pyproject.toml anew into requirements.lock and requirements-bench.lock
 	@$(BIN)/uv pip compile pyproject.toml --group dev --universal --generate-hashes --upgrade \
 		--no-emit-index-url --no-header --quiet --output-file requirements.lock
+	@$(BIN)/uv pip compile pyproject.toml --group bench --constraint requirements.lock --universal --generate-hashes \
+		--upgrade --no-emit-index-url --no-header --quiet --output-file requirements-bench.lock
 
 clean: ## remove what was built and what the stack keeps here: tasks, results, functions' logs
 	-@if [ -x $(BIN)/mayfly ]; then $(BIN)/mayfly down; fi
-	rm -rf $(VENV) .mayfly .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis dist
+	rm -rf $(VENV) $(BENCH_VENV) .mayfly .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Made again only when the lock changed. The mark comes last: an environment that was cut short has none.
@@ -78,3 +88,11 @@ $(READY): requirements.lock pyproject.toml
 	@$(BIN)/uv pip sync --quiet --require-hashes --python $(BIN)/python requirements.lock
 	@$(BIN)/uv pip install --quiet --no-deps --python $(BIN)/python --editable .
 	@touch $(READY)
+
+# The peers that Mayfly is measured beside are nobody's dependency: they have an environment of their own.
+$(BENCH_READY): $(READY) requirements-bench.lock
+	@echo "benchmarks: their packages go to $(BENCH_VENV)"
+	@test -x $(BENCH_VENV)/bin/python || $(BIN)/uv venv --quiet --python $(BIN)/python $(BENCH_VENV)
+	@$(BIN)/uv pip sync --quiet --require-hashes --python $(BENCH_VENV)/bin/python requirements-bench.lock
+	@$(BIN)/uv pip install --quiet --no-deps --python $(BENCH_VENV)/bin/python --editable .
+	@touch $(BENCH_READY)

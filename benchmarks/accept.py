@@ -13,24 +13,18 @@ import shutil
 import signal
 import statistics
 import sys
-import tempfile
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
-from types import FrameType
 from typing import Final
 from urllib.parse import urlsplit
 
-import docker
 import httpx
-from docker.errors import DockerException
 
 from benchmarks import lifecycle
-from benchmarks.stage import DISPATCHERS, PATIENCE, REPOSITORY, Report, Stack, until
+from benchmarks.stage import DISPATCHERS, PATIENCE, REPOSITORY, Report, Stack, own_stack, until
 from mayfly.adapters.kafka import ensure_topics
 from mayfly.client import Client, Task
 from mayfly.stack import environment
@@ -215,42 +209,12 @@ def measure(stack: Stack, report: Report) -> None:
         lifecycle.measure(stack, client, report)
 
 
-@contextmanager
-def own_stack() -> Iterator[Stack]:
-    """A stack in a temporary directory. Whatever happens, nothing of it is left."""
-
-    def ended(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)
-
-    signal.signal(signal.SIGTERM, ended)
-    base = Path(tempfile.mkdtemp(prefix="mayfly-accept-"))
-    stack = Stack(base)
-    try:
-        yield stack
-    finally:
-        # While the engine is there: one that the stack started goes with it.
-        if address := environment(stack.directory).get("MAYFLY_DOCKER_HOST"):
-            with suppress(DockerException):
-                remove_images(address)
-        stack.stop()
-        shutil.rmtree(base)
-
-
-def remove_images(engine: str) -> None:
-    """Those of the functions that are there to be measured; the examples' are anybody's."""
-    client = docker.DockerClient(base_url=engine)
-    for image in client.images.list():
-        if any(tag.startswith("mayfly/fn-accept-") for tag in image.tags):
-            client.images.remove(str(image.id), force=True)
-    client.close()
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.accept", description=__doc__)
     parser.add_argument("--json", type=Path, help="write what was seen to this file as well")
     options = parser.parse_args()
     began, report = datetime.now().astimezone(), Report()
-    with own_stack() as stack:
+    with own_stack("accept") as stack:
         try:
             measure(stack, report)
         except (AssertionError, RuntimeError, TimeoutError, httpx.HTTPError) as error:

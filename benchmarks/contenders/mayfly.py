@@ -1,0 +1,243 @@
+"""Mayfly, end to end: submitted over HTTP, run, its result in S3, its status COMPLETED in Redis.
+
+A task counts when Redis says COMPLETED. After each slice every task's object in S3 is read and compared with
+what Redis shows of its result. Where a sandbox is used once, no more tasks count than sandboxes were made
+while the clock ran, however many were ready before.
+"""
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from itertools import cycle
+from typing import Final
+
+from confluent_kafka import KafkaError, Message, Producer
+
+from benchmarks import feed
+from benchmarks.arena import PARKED, Arena
+from benchmarks.contenders.base import Measured, Unavailable
+from benchmarks.contenders.starlette import load
+from benchmarks.posting import Connection, post, request
+from benchmarks.stage import Program
+from mayfly.adapters.kafka import client_config, lane_topic
+from mayfly.settings import Settings
+from mayfly.task import Envelope, Lane, encode, new_task_id
+
+CONNECTIONS: Final = 16
+"""Of the client that submits. It shares the cores with what it measures."""
+AFTER: Final = 100
+"""Tasks of a backlog that have ended before the clock starts: its processes have been started then."""
+IGNORED: Final = 3
+"""Of the tasks that are timed one by one, the first: something had to be started for them."""
+
+
+class Tasks:
+    """A `feed.Queue` of tasks that are posted, `functions` in turn, each with a payload of so many bytes."""
+
+    def __init__(self, arena: Arena, functions: Sequence[str], payload: int) -> None:
+        self._arena = arena
+        self._connections = [Connection(arena.url) for _ in range(CONNECTIONS)]
+        bodies = [
+            json.dumps({"taskType": name, "payload": "x" * payload or None}).encode() for name in functions
+        ]
+        self._requests = cycle([request(arena.url, "POST", "/tasks", body) for body in bodies])
+        self._base = arena.completed()
+        self.submitted = 0
+        self.dispatchers: Sequence[Program] = ()
+        """Whose end is told, for no task would end then."""
+
+    def submit(self, count: int) -> None:
+        post(self._connections, self._requests, count)
+        self.submitted += count
+
+    def done(self) -> int:
+        for dispatcher in self.dispatchers:
+            if why := dispatcher.ended:
+                raise Unavailable(f"the dispatcher ended: {why}")
+        return self._arena.completed() - self._base
+
+    def one(self) -> float:
+        """How long one task takes until its client sees that it is COMPLETED, in milliseconds."""
+        began = time.perf_counter()
+        _, accepted = self._connections[0].exchange(next(self._requests))
+        path = f"/tasks/{json.loads(accepted)['taskId']}?wait=60"
+        _, seen = self._connections[0].exchange(request(self._arena.url, "GET", path))
+        took = time.perf_counter() - began
+        if (status := json.loads(seen)["status"]) != "COMPLETED":
+            raise Unavailable(f"a task that was waited for is {status}")
+        self.submitted += 1
+        return took * 1000
+
+    def close(self) -> None:
+        for connection in self._connections:
+            connection.close()
+
+
+class Mayfly:
+    """A function's tasks on one dispatcher, with `at_once` slots.
+
+    `keep` tasks wait while the rate is measured; none, and no rate is. For `singles` seconds before that,
+    tasks are timed one by one, with a pause between them in which what they used up can be made again.
+    """
+
+    dispatchers = 1
+    payload = 0
+    """Bytes of each task's."""
+    copies = 0
+    """Functions of the same image that take turns, where it is not the one alone."""
+
+    def __init__(
+        self,
+        arena: Arena,
+        name: str,
+        isolation: str,
+        at_once: int,
+        *,
+        keep: int,
+        singles: float = 0.0,
+        pause: float = 0.0,
+        runtime: str | None = None,
+    ) -> None:
+        self.name, self.at_once = name, at_once
+        self._arena = arena
+        self._isolation = isolation
+        self._functions = [f"bench-{isolation}"]
+        self._keep, self._singles, self._pause = keep, singles, pause
+        self._runtime = runtime
+
+    def prepare(self) -> None:
+        self._arena.require(self._isolation)
+        if self._runtime and "runtime" not in Settings.model_fields:
+            raise Unavailable("there is no setting MAYFLY_RUNTIME")
+        if self.copies:
+            self._functions = self._arena.copies(self._isolation, self.copies)
+
+    def run(self, seconds: float) -> Measured:
+        tasks = Tasks(self._arena, self._functions, self.payload)
+        variables = {"MAYFLY_SLOTS": str(self.at_once)}
+        if self._runtime:
+            variables["MAYFLY_RUNTIME"] = self._runtime
+        with self._arena.dispatchers(f"bench-{self._isolation}", self.dispatchers, variables) as programs:
+            tasks.dispatchers = programs
+            latencies = tuple(self._time_singles(tasks))
+            if self._keep:
+                flow = feed.measure(tasks, seconds, self._keep, after=self._after)
+            resident = sum(program.resident_mib for program in programs)
+            feed.finish(tasks)
+        tasks.close()
+        made = self._arena.take()
+        if not self._keep:
+            return Measured(len(latencies), sum(latencies) / 1000, latencies)
+        count = flow.count
+        if self._isolation != "warm":
+            # What was ready before the clock started is no achievement of this slice.
+            count = min(count, sum(0 < one - flow.began < flow.seconds for one in made))
+        return Measured(count, flow.seconds, latencies, resident_mib=resident)
+
+    @property
+    def _after(self) -> int:
+        """What has ended before the clock starts: where processes are to be started that then make or serve
+        many sandboxes, all that was submitted before the first one was."""
+        return max(1 if self._isolation == "container" else self._keep, self.copies)
+
+    def _time_singles(self, tasks: Tasks) -> Iterator[float]:
+        if not self._singles:
+            return
+        for _ in range(IGNORED):
+            tasks.one()
+        end = time.monotonic() + self._singles
+        while time.monotonic() < end:
+            time.sleep(self._pause)
+            yield tasks.one()
+
+    def close(self) -> None: ...
+
+
+class Post:
+    """POSTs to the gateway, one process, of tasks that nobody runs: each is in the log, acknowledged by all
+    replicas that are in sync, before its 202."""
+
+    name = "post"
+    at_once = 1
+
+    def __init__(self, arena: Arena) -> None:
+        self._arena = arena
+
+    def prepare(self) -> None:
+        self._arena.make_queue(PARKED)
+
+    def run(self, seconds: float) -> Measured:
+        before = self._arena.commands(PARKED)
+        measured, posted = load(self._arena.url, seconds)
+        appended = self._arena.commands(PARKED) - before
+        assert appended == posted, f"{posted} were answered 202, {appended} are in the log"
+        return measured
+
+    def close(self) -> None: ...
+
+
+class Backlog:
+    """The rate at which a backlog drains that stays as long as it is: what ends is made up for.
+
+    Nobody posts a million tasks in a minute, so these are appended to Kafka by Mayfly's own encoder, before
+    the first slice, and in each to make up for what ended: for the short backlog and the long one alike.
+    """
+
+    def __init__(self, arena: Arena, name: str, isolation: str, at_once: int, waiting: int) -> None:
+        self.name, self.at_once = name, at_once
+        self._arena = arena
+        self._isolation, self._function = isolation, f"bench-{isolation}"
+        self._queue = name.replace("_", "-")
+        self._keep = waiting
+        self.submitted = self._done = 0
+        self._base = 0
+        self._dispatchers: list[Program] = []
+
+    def prepare(self) -> None:
+        self._arena.require(self._isolation)
+        self._arena.make_queue(self._queue)
+        self._producer = Producer(
+            client_config(
+                self._arena.settings,
+                **{"acks": "all", "linger.ms": 1, "partitioner": "murmur2_random", "on_delivery": _delivered,
+                   "delivery.report.only.error": True},
+            )
+        )  # fmt: skip
+        self.submit(self._keep)
+
+    def run(self, seconds: float) -> Measured:
+        self._base = self._arena.completed() - self._done
+        settings = {"MAYFLY_SLOTS": str(self.at_once)}
+        with self._arena.dispatchers(self._queue, 1, settings) as self._dispatchers:
+            flow = feed.measure(self, seconds, self._keep, after=AFTER)
+            resident = sum(program.resident_mib for program in self._dispatchers)
+        self._done = self._arena.completed() - self._base
+        self._arena.take()
+        return Measured(flow.count, flow.seconds, resident_mib=resident)
+
+    def submit(self, count: int) -> None:
+        topic = lane_topic(self._queue, Lane.NORMAL)
+        for _ in range(count):
+            envelope = Envelope(task_type=self._function, task_id=new_task_id())
+            while True:
+                try:
+                    self._producer.produce(topic, encode(envelope), key=envelope.task_id)
+                except BufferError:
+                    self._producer.poll(0.1)
+                else:
+                    break
+        self._producer.flush()
+        self.submitted += count
+
+    def done(self) -> int:
+        for dispatcher in self._dispatchers:
+            if why := dispatcher.ended:
+                raise Unavailable(f"the dispatcher ended: {why}")
+        return self._arena.completed() - self._base
+
+    def close(self) -> None: ...
+
+
+def _delivered(error: KafkaError | None, message: Message) -> None:
+    if error is not None:
+        raise RuntimeError(f"Kafka did not take a command: {error.str()}")
