@@ -32,8 +32,8 @@ test: $(READY) ## all tests, on real parts
 test-unit: $(READY) ## the tests that need no part: seconds
 	@$(BIN)/pytest tests/unit
 
-test-long: $(READY) ## 100,000 steps of dispatchers that die, lag and lose what they send, on a simulated clock
-	@SIMULATION_STEPS=100000 $(BIN)/pytest tests/simulation -q
+test-long: $(READY) ## 100,000 steps of the simulation, and 100,000 of the stateful tests: half an hour
+	@SIMULATION_STEPS=100000 STATEFUL_STEPS=100000 $(BIN)/pytest tests/simulation tests/stateful -q
 
 faults: $(READY) ## kill, stop and flush every part under 2,000 tasks, and check that none is lost (root)
 	@$(BIN)/python -m tests.faults
