@@ -19,7 +19,14 @@ from mayfly.stack.part import Part, Say, listens
 from mayfly.stack.process import run
 
 JARS: Final = "kafka-4.3.1"
-JVM: Final = ("-Xms128m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:+ExitOnOutOfMemoryError")
+JVM: Final = (
+    "-Xms128m",
+    "-Xmx512m",
+    "-XX:+UseSerialGC",
+    # The second compiler takes a third of a core for the first minutes of a busy stack, more than it gives.
+    "-XX:TieredStopAtLevel=1",
+    "-XX:+ExitOnOutOfMemoryError",
+)
 
 # A static quorum of one: unlike a dynamic one it is not written to the metadata log, so the ports may move.
 # A member's death is noticed after the session timeout and a join takes up to the heartbeat interval: the
