@@ -286,7 +286,7 @@ class DockerRuntime:
         if self._client is not None:
             # Whatever has our label and was not removed, such as what a request that timed out has made.
             with contextlib.suppress(SandboxLost):
-                left = await self._in_thread(lambda: self._list(f"mayfly.dispatcher={self._dispatcher}"))
+                left = await self._in_thread(lambda: self._list(f"mayfly.lock={self._lock.label}"))
                 await self._remove_all(container["Id"] for container in left)
             self._client.close()
             self._client = None
