@@ -21,8 +21,8 @@ from tests.faults.stage import Stage
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
-    parser.add_argument("--tasks", type=int, default=2000, help="how many are submitted; 2000")
-    parser.add_argument("--seconds", type=float, default=3600, help="no further fault after so many")
+    parser.add_argument("--tasks", type=int, default=2000, help="so many are submitted at least; 2000")
+    parser.add_argument("--seconds", type=float, default=600, help="for so long at least; 600")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
     parser.add_argument(
         "--only", action="append", choices=list(Target), help="only faults of this; repeatable"
@@ -37,7 +37,7 @@ def main() -> int:
         tasks=options.tasks,
         targets=targets,
         pauses=not options.no_pauses,
-        fault_seconds=options.seconds,
+        seconds=options.seconds,
     )
     # However it ends, nothing of the stage is left.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))

@@ -1,6 +1,7 @@
 """Who acts in a run: clients that submit, a client that watches, and a saboteur."""
 
 import asyncio
+import itertools
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -22,17 +23,20 @@ LOOKED_AT_AGAIN: Final = 10
 
 
 class Submitter:
-    """Clients that want `count` tasks, never more than `most` of them open at once.
+    """Clients that want `count` tasks, and go on for `seconds`; never more than `most` are open at once.
 
     With an Idempotency-Key a client asks until it has its 202. Without one it asks once: it could not tell
     whether a second time made a second task.
     """
 
-    def __init__(self, history: History, url: str, watcher: "Watcher", count: int, most: int) -> None:
+    def __init__(
+        self, history: History, url: str, watcher: "Watcher", *, count: int, seconds: float, most: int
+    ) -> None:
         self._history = history
         self._url = url
         self._watcher = watcher
         self._count = count
+        self._seconds = seconds
         self._most = most
 
     async def run(self) -> None:
@@ -46,7 +50,10 @@ class Submitter:
 
     def _requests(self) -> Iterator[Request]:
         draw = random.Random(self._history.seed)
-        for index in range(self._count):
+        until = time.monotonic() + self._seconds
+        for index in itertools.count():
+            if index >= self._count and time.monotonic() >= until:
+                return
             name, payload = functions.draw(draw, index)
             keyed = draw.random() < KEYED_SHARE
             key = functions.key(self._history.seed, index) if keyed else None

@@ -23,14 +23,16 @@ PROGRESS_SECONDS: Final = 15.0
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run is. Faults come for as long as tasks are submitted, but for `fault_seconds` at most.
+    """What a run is: at least so many `tasks`, for at least so many `seconds`, at most so many open at once.
 
-    `patience` is how long, in seconds, the end of every task is waited for: longer than what is promised, so
-    that a slow machine is told from a lost task.
+    Faults come for as long as tasks are submitted, but for `fault_seconds` at most. `patience` is how long,
+    in seconds, the end of every task is waited for: longer than what is promised, so that a slow machine is
+    told from a lost task.
     """
 
     seed: int
     tasks: int = 2000
+    seconds: float = 600.0
     targets: Collection[Target] = tuple(Target)
     pauses: bool = True
     most_open: int = 200
@@ -55,7 +57,14 @@ class Chaos:
 
     async def _act(self) -> None:
         plan, history = self._plan, self.history
-        submitter = Submitter(history, self._stage.url, self._watcher, plan.tasks, plan.most_open)
+        submitter = Submitter(
+            history,
+            self._stage.url,
+            self._watcher,
+            count=plan.tasks,
+            seconds=plan.seconds,
+            most=plan.most_open,
+        )
         faults = itertools.takewhile(
             lambda fault: fault.at < plan.fault_seconds,
             schedule(plan.seed, plan.targets, pauses=plan.pauses),

@@ -7,19 +7,24 @@ from typing import Any, Final
 
 PREFIX: Final = "faults-"
 NAP: Final = f"{PREFIX}nap"
+FORKED: Final = f"{PREFIX}forked"
+WARM: Final = f"{PREFIX}warm"
 FLAKY: Final = f"{PREFIX}flaky"
 BULKY: Final = f"{PREFIX}bulky"
 DOOMED: Final = f"{PREFIX}doomed"
 
-HANDLERS: Final = {
-    NAP: """\
+_NAP: Final = """\
 import time
 
 
 def handler(event, context):
     time.sleep(event["seconds"])
     return {"index": event["index"], "attempt": context.attempt}
-""",
+"""
+HANDLERS: Final = {
+    NAP: _NAP,
+    FORKED: _NAP,
+    WARM: _NAP,
     # Whoever took the task over has another attempt's number, and need not fail first.
     FLAKY: """\
 def handler(event, context):
@@ -38,12 +43,15 @@ def handler(event, context):
 """,
 }
 MANIFESTS: Final = {
+    FORKED: 'isolation = "fork"\n',
+    WARM: 'isolation = "warm"\n',
+    BULKY: 'isolation = "warm"\n',
     # Attempts that were lost count as well: there are to be some left.
-    FLAKY: "[retries]\nmax_attempts = 10\ninitial_delay = 0.5\nmax_delay = 5\n",
+    FLAKY: 'isolation = "fork"\n[retries]\nmax_attempts = 10\ninitial_delay = 0.5\nmax_delay = 5\n',
 }
-SHARES: Final = {NAP: 70, FLAKY: 15, BULKY: 10, DOOMED: 5}
+SHARES: Final = {NAP: 10, FORKED: 35, WARM: 30, FLAKY: 10, BULKY: 10, DOOMED: 5}
 """Of a hundred tasks."""
-ASKED_ATTEMPTS: Final = {NAP: 1, FLAKY: 2, BULKY: 1, DOOMED: 1}
+ASKED_ATTEMPTS: Final = {NAP: 1, FORKED: 1, WARM: 1, FLAKY: 2, BULKY: 1, DOOMED: 1}
 """How often a task runs if nothing happens to it."""
 
 
@@ -58,8 +66,8 @@ def draw(random_: random.Random, index: int) -> tuple[str, dict[str, Any]]:
     """A function, and the payload for it."""
     (name,) = random_.choices(list(SHARES), list(SHARES.values()))
     payload: dict[str, Any] = {"index": index}
-    if name == NAP:
-        payload["seconds"] = round(random_.uniform(0.0, 0.5), 2)
+    if name in (NAP, FORKED, WARM):
+        payload["seconds"] = round(random_.uniform(0.0, 0.1), 3)
     if name == BULKY:
         payload["bytes"] = random_.randrange(50_000, 300_000)
     return name, payload

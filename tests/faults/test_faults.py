@@ -13,6 +13,7 @@ from tests.faults.stage import Stage
 PLAN = Plan(
     seed=1,
     tasks=200,
+    seconds=0,
     targets=(Target.GATEWAY, Target.DISPATCHER, Target.REDIS, Target.S3, Target.DATA),
     pauses=False,
     most_open=20,
