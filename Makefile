@@ -26,8 +26,9 @@ run: $(READY) ## start everything, run a task of every example, and serve until 
 demo: $(READY) ## the same, then stop: exits 0 if every example gave what it should
 	@$(BIN)/python -m mayfly.stack demo
 
+# Two at a time, file by file: most of what a test does is to wait for processes. Each has parts of its own.
 test: $(READY) ## all tests, on real parts
-	@$(BIN)/pytest
+	@$(BIN)/pytest --numprocesses 2 --dist loadfile
 
 test-unit: $(READY) ## the tests that need no part: seconds
 	@$(BIN)/pytest tests/unit

@@ -7,6 +7,7 @@ import asyncio
 import os
 import shutil
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -18,6 +19,7 @@ import httpx
 import hypothesis
 import pytest
 
+from mayfly.base_image import ensure_base
 from mayfly.settings import Settings
 from mayfly.stack import PartState, Running, environment, running
 from mayfly.stack.engine import Engine
@@ -32,9 +34,33 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("mayfly")
 
+ENGINE = pytest.StashKey[Engine]()
 REPOSITORY = Path(__file__).parent.parent
 PATIENCE = 280.0
 """Seconds for a stack to be up: the first one on a machine installs, downloads and builds images."""
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Where tests are handed out to several processes, what they share is made before: they would install
+    programs and build images at the same time, and one would stop the engine that another one uses."""
+    if not session.config.pluginmanager.hasplugin("dsession"):
+        return
+    with tempfile.TemporaryDirectory(prefix="mayfly-tests-") as directory:
+        parts = launch("parts", Path(directory, "stack"), Path(directory, "functions"), variables={})
+        try:
+            parts.until_up()
+        finally:
+            parts.stop()
+    engine = session.config.stash[ENGINE] = started_engine(Path(tempfile.mkdtemp(prefix="mayfly-tests-")))
+    client = docker.DockerClient(base_url=engine.address, timeout=120)
+    ensure_base(client, on_progress=print)
+    client.close()
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if (engine := session.config.stash.get(ENGINE, None)) is not None:
+        asyncio.run(engine.stop())
+        shutil.rmtree(engine.home.path)
 
 
 @dataclass
@@ -139,13 +165,17 @@ def stack_parts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveStack]
         stack.stop()
 
 
+def started_engine(directory: Path) -> Engine:
+    engine = Engine(Home(directory), print, os.environ)
+    asyncio.run(install(engine.programs(), print))
+    asyncio.run(engine.start(Settings()))
+    return engine
+
+
 @pytest.fixture(scope="session")
 def docker_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[docker.DockerClient]:
     """The engine of this machine, or one that is started for the session."""
-    home = Home(tmp_path_factory.mktemp("engine"))
-    engine = Engine(home, print, os.environ)
-    asyncio.run(install(engine.programs(), print))
-    asyncio.run(engine.start(Settings()))
+    engine = started_engine(tmp_path_factory.mktemp("engine"))
     client = docker.DockerClient(base_url=engine.address, timeout=120)
     try:
         yield client
