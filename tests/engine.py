@@ -131,13 +131,18 @@ def copy_base_images(address: str) -> None:
         theirs.close()
 
 
-def remove_images(engine: docker.DockerClient, name: str) -> None:
-    """All of that name, with or without their tags, once nothing stands on them any more: sandboxes that were
-    kept ready are removed in their own time."""
+def remove_images(engine: docker.DockerClient, prefix: str) -> None:
+    """Those of the functions whose names start so, once nothing stands on them any more: sandboxes that were
+    kept ready are removed in their own time. By their tags: what was built of the same files is one image, and
+    may have another test's tag as well."""
     deadline = time.monotonic() + PATIENCE
-    while images := engine.images.list(name):
-        for image in images:
+    while tags := _tags(engine, f"mayfly/fn-{prefix}"):
+        for tag in tags:
             with contextlib.suppress(DockerException):
-                engine.images.remove(str(image.id), force=True)
-        assert time.monotonic() < deadline, f"images of {name} are in use"
+                engine.images.remove(tag)
+        assert time.monotonic() < deadline, f"in use: {', '.join(tags)}"
         time.sleep(0.05)
+
+
+def _tags(engine: docker.DockerClient, prefix: str) -> list[str]:
+    return [tag for image in engine.images.list() for tag in image.tags if tag.startswith(prefix)]

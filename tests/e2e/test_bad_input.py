@@ -291,7 +291,7 @@ def naughty(mayfly: Mayfly, docker_engine: docker.DockerClient) -> Iterator[dict
     yield {name: submit(mayfly, name, case) for name, case in CASES.items()}
     shutil.rmtree(folder)
     eventually(lambda: mayfly.http.get("/functions/naughty").status_code == 404, "it is retired", PATIENCE)
-    remove_images(docker_engine, "mayfly/fn-naughty")
+    remove_images(docker_engine, "naughty")
 
 
 def submit(mayfly: Mayfly, name: str, case: Case) -> str:

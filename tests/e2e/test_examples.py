@@ -114,7 +114,7 @@ def folder(mayfly: Mayfly, docker_engine: docker.DockerClient) -> Iterator[Folde
     yield folder
     shutil.rmtree(folder.path, ignore_errors=True)
     folder.until(lambda: folder.version is None)
-    remove_images(docker_engine, f"mayfly/fn-{folder.name}")
+    remove_images(docker_engine, folder.name)
 
 
 def pids(mayfly: Mayfly) -> list[int | None]:

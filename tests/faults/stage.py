@@ -11,13 +11,11 @@ import shutil
 import signal
 import tempfile
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
 import docker
 import obstore
-from docker.errors import DockerException
 from redis import Redis
 from redis.exceptions import RedisError
 
@@ -27,7 +25,7 @@ from mayfly.stack import running
 from mayfly.stack.home import Home
 from mayfly.stack.process import Identity, recorded
 from tests.conftest import LiveStack, launch
-from tests.engine import OwnEngine, copy_base_images
+from tests.engine import OwnEngine, copy_base_images, remove_images
 from tests.faults import functions
 from tests.faults.schedule import Fault, How, Target
 
@@ -183,22 +181,16 @@ class Stage:
 
     def remove(self, *, keep: bool = False) -> None:
         """Whatever happened: nothing of it is left, but its logs if they are to be kept."""
-        with suppress(DockerException, OSError, KeyError, AssertionError):
-            if self.engine is None:
-                self._remove_images()
         if self._stack is not None:
             self._stack.stop()
+        if self.engine is None:
+            client = docker.from_env(timeout=120)
+            remove_images(client, functions.PREFIX)
+            client.close()
         if self.engine is not None:
             self.engine.remove()
         if not keep:
             shutil.rmtree(self.base, ignore_errors=True)
-
-    def _remove_images(self) -> None:
-        client = self._client()
-        for image in client.images.list():
-            if any(tag.startswith(f"mayfly/fn-{functions.PREFIX}") for tag in image.tags):
-                client.images.remove(str(image.id), force=True)
-        client.close()
 
 
 def _nothing() -> None:

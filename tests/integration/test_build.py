@@ -13,6 +13,7 @@ from mayfly.build import build, build_all
 from mayfly.errors import FunctionError
 from mayfly.function import Function
 from mayfly.image import find_image
+from tests.engine import remove_images
 
 
 @dataclass
@@ -61,10 +62,7 @@ def workshop(docker_engine: docker.DockerClient, tmp_path: Path) -> Iterator[Wor
     folders = tmp_path / "functions"
     folders.mkdir()
     yield Workshop(folders, docker_engine)
-    for image in docker_engine.images.list():
-        for tag in image.tags:
-            if tag.startswith("mayfly/fn-testonly"):
-                docker_engine.images.remove(tag, force=True)
+    remove_images(docker_engine, "testonly")
 
 
 @pytest.fixture

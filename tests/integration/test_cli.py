@@ -14,7 +14,9 @@ from typing import Any
 
 import docker
 import pytest
-from cli_command import MAYFLY, remove_images
+from cli_command import MAYFLY
+
+from tests.engine import remove_images
 
 Mayfly = Callable[..., subprocess.CompletedProcess[bytes]]
 
@@ -39,10 +41,10 @@ def mayfly(tmp_path: Path) -> Mayfly:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def images_are_removed() -> Iterator[None]:
+def images_are_removed(docker_engine: docker.DockerClient) -> Iterator[None]:
     """The functions of this module are named `clitest-...`."""
     yield
-    remove_images("clitest-")
+    remove_images(docker_engine, "clitest-")
 
 
 def on_a_terminal(args: list[str], cwd: Path) -> str:

@@ -7,10 +7,12 @@ import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
+import docker
 import pytest
-from cli_command import MAYFLY, remove_images
+from cli_command import MAYFLY
 
 from mayfly.client import ApiError, AsyncClient, Client, TaskFailed
+from tests.engine import remove_images
 
 HANDLER = """\
 def handler(event, context):
@@ -40,7 +42,9 @@ def environment() -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def up(folder: Path, environment: dict[str, str]) -> Iterator[dict[str, object]]:
+def up(
+    folder: Path, environment: dict[str, str], docker_engine: docker.DockerClient
+) -> Iterator[dict[str, object]]:
     """A stack that `mayfly up` keeps; gives what it printed when it was ready."""
     with subprocess.Popen(
         [*MAYFLY, "up", "--free-ports", "--json"],
@@ -68,7 +72,7 @@ def up(folder: Path, environment: dict[str, str]) -> Iterator[dict[str, object]]
             process.send_signal(signal.SIGINT)
             process.communicate(timeout=120)
     assert process.returncode == 0
-    remove_images("clitest-stack")
+    remove_images(docker_engine, "clitest-stack")
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from mayfly.settings import Settings
 from mayfly.stack.deployer import Deployer, deployed
 from mayfly.stack.engine import address
 from mayfly.stack.home import Home
+from tests.engine import remove_images
 
 HANDLER = "def handler(event, context):\n    return {answer!r}\n"
 NOTICED = 2.0
@@ -69,8 +70,7 @@ async def watched(
     yield watched
     await watched.deployer.stop()
     await watched.catalog.close()
-    for image in docker_engine.images.list(f"mayfly/fn-{watched.name}"):
-        docker_engine.images.remove(str(image.id), force=True)
+    remove_images(docker_engine, watched.name)
 
 
 async def test_a_new_folder_is_picked_up_within_two_seconds(watched: Watched) -> None:
