@@ -25,6 +25,7 @@ from dispatcher.partition import Partition
 from dispatcher.pools.pools import Pools
 from dispatcher.repeats import Repeats
 from dispatcher.runtimes.base import Runtime, Sandbox, SandboxSpec
+from dispatcher.stop import Stop
 from dispatcher.work import CANCELLED, Work
 from mayfly.errors import (
     BlobNotFound,
@@ -94,7 +95,7 @@ class Executor:
         self._inputs = Inputs(self, secrets=secrets, functions_dir=settings.functions_dir)
         self._watchers = watchers
         self._on_outcome = on_outcome
-        self._stops: dict[str, asyncio.Event] = {}
+        self._stops: dict[str, Stop] = {}
         self.storing_fails = False
         """S3 does not take what attempts give: better to start no more of them."""
 
@@ -193,7 +194,7 @@ class Executor:
         function: Function | None,
         launching: "asyncio.Task[Sandbox] | None",
         before: SandboxLost | None,
-        stop: asyncio.Event,
+        stop: Stop,
     ) -> Outcome:
         """Raises `SandboxLost`."""
         began = _now()
@@ -216,7 +217,7 @@ class Executor:
         function: Function | None,
         launching: "asyncio.Task[Sandbox] | None",
         before: SandboxLost | None,
-        stop: asyncio.Event,
+        stop: Stop,
     ) -> Reply:
         """Raises `Refused`, and `SandboxLost`."""
         function, given = await self._input(command, claim, function, before)
@@ -240,8 +241,8 @@ class Executor:
         raise Refused.by(CANCELLED)
 
     @contextmanager
-    def _stoppable(self, task_id: str) -> Iterator[asyncio.Event]:
-        stop = self._stops[task_id] = asyncio.Event()
+    def _stoppable(self, task_id: str) -> Iterator[Stop]:
+        stop = self._stops[task_id] = Stop()
         try:
             yield stop
         finally:
@@ -249,7 +250,7 @@ class Executor:
                 del self._stops[task_id]
 
     async def _invoke(
-        self, sandbox: Sandbox, function: Function, request: Request, fence: int, stop: asyncio.Event
+        self, sandbox: Sandbox, function: Function, request: Request, fence: int, stop: Stop
     ) -> Reply:
         """Raises `SandboxLost`."""
         task_id, watchers = request.task_id, self._watchers
@@ -263,13 +264,13 @@ class Executor:
             on_log=lambda chunk: watchers.log(task_id, fence, lines.decode(chunk)),
         )
 
-    async def _taken(self, launching: "asyncio.Task[Sandbox]", stop: asyncio.Event) -> Sandbox:
+    async def _taken(self, launching: "asyncio.Task[Sandbox]", stop: Stop) -> Sandbox:
         """Raises `Refused` if the stop comes first, and what `_take` raises."""
-        stopping = asyncio.create_task(stop.wait())
         try:
-            await asyncio.wait({launching, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            async with stop.within(None):
+                if not launching.done():
+                    await asyncio.wait({launching})
         finally:
-            stopping.cancel()
             if not (taken := launching.done()):
                 await _discard(launching)
         if not taken:
@@ -318,10 +319,13 @@ class Executor:
     async def _store(self, command: Command, claim: Claim, fence: int, reply: Reply) -> Outcome:
         """Put result and log where `Finished` will say that they are. Holds the slot while S3 is away."""
         place = f"{command.task_id}/{claim.attempt}-{fence}"
-        blob, log_blob = await asyncio.gather(
-            self._put(f"results/{place}", reply.result, reply.content_type),
-            self._put(f"logs/{place}", reply.log or None, "text/plain; charset=utf-8"),
-        )
+        storing = self._put(f"results/{place}", reply.result, reply.content_type)
+        logging = self._put(f"logs/{place}", reply.log or None, "text/plain; charset=utf-8")
+        if reply.result is None or not reply.log:
+            # One of them is nothing to store: what does both at once would cost more than the other.
+            blob, log_blob = await storing, await logging
+        else:
+            blob, log_blob = await asyncio.gather(storing, logging)
         result: Result | None = None
         if blob is not None:
             small = reply.content_type == JSON and blob.size <= self._settings.result_inline_bytes

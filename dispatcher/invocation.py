@@ -26,6 +26,7 @@ from dispatcher.messages import (
 )
 from dispatcher.output import LINGER_SECONDS, Log, OnLog, OnProgress, Progress, cancel, discard, settle
 from dispatcher.runtimes.base import Exit, Sandbox
+from dispatcher.stop import Stop
 from mayfly.errors import SandboxLost
 from mayfly.task import JSON, Advice, Failure, FailureType
 
@@ -36,6 +37,8 @@ GRACE_SECONDS: Final = 2.0
 STOPPED: Final = "the task was cancelled while it ran"
 TEXT: Final = "text/plain; charset=utf-8"
 BYTES: Final = "application/octet-stream"
+WRITTEN_AT_ONCE: Final = 32 * 1024
+"""An input that no process has to read before its sandbox has taken it: a pipe holds more."""
 EXIT_ADVICE: Final = {75: Advice.RETRY, 65: Advice.PERMANENT}
 """EX_TEMPFAIL and EX_DATAERR of sysexits.h, in the Unix contract."""
 
@@ -82,7 +85,7 @@ async def invoke(
     *,
     on_progress: OnProgress = lambda fraction, message: None,
     on_log: OnLog | None = None,
-    stop: asyncio.Event | None = None,
+    stop: Stop | None = None,
 ) -> Reply:
     """Give the sandbox its task and wait for the end of it.
 
@@ -92,9 +95,7 @@ async def invoke(
     Raises `SandboxLost` where infrastructure failed. The sandbox is spent: removing it is the caller's.
     """
     progress = Progress(on_progress)
-    conversation = (_Python if contract == "python" else _Unix)(
-        sandbox, request, progress, stop or asyncio.Event()
-    )
+    conversation = (_Python if contract == "python" else _Unix)(sandbox, request, progress, stop or Stop())
     log = Log(request.max_log, on_log)
     logging = asyncio.create_task(log.fill(sandbox.stderr))
     try:
@@ -127,7 +128,7 @@ class _Answer:
 class _Conversation(ABC):
     """What both contracts share: the deadline and the stop, and the end of the process."""
 
-    def __init__(self, sandbox: Sandbox, request: Request, progress: Progress, stop: asyncio.Event) -> None:
+    def __init__(self, sandbox: Sandbox, request: Request, progress: Progress, stop: Stop) -> None:
         self._sandbox = sandbox
         self._request = request
         self._progress = progress
@@ -146,16 +147,9 @@ class _Conversation(ABC):
     async def _within(self, seconds: float, late: str, step: Callable[[], Awaitable[_Answer]]) -> _Answer:
         """The step's answer; where the time or the stop comes first, that one's failure, once the process has
         been told and its grace is over."""
-        answering = asyncio.ensure_future(step())
-        stopping = asyncio.create_task(self._stop.wait())
-        try:
-            await asyncio.wait({answering, stopping}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-            if answering.done():
-                return answering.result()
-            stopped = stopping.done()
-        finally:
-            await cancel(answering)
-            await cancel(stopping)
+        async with self._stop.within(seconds):
+            return await step()
+        stopped = self._stop.is_set()
         await self._terminate()
         failure = Failure(FailureType.CANCELLED, STOPPED) if stopped else Failure(FailureType.TIMEOUT, late)
         return _Answer(failure=failure, kill=True)
@@ -187,7 +181,7 @@ class _Conversation(ABC):
 class _Python(_Conversation):
     """Frames: the sandbox is armed, gets its task, tells its progress, and gives a result or an error."""
 
-    def __init__(self, sandbox: Sandbox, request: Request, progress: Progress, stop: asyncio.Event) -> None:
+    def __init__(self, sandbox: Sandbox, request: Request, progress: Progress, stop: Stop) -> None:
         super().__init__(sandbox, request, progress, stop)
         self._frames = Frames(sandbox.stdout, request.max_result)
 
@@ -213,11 +207,19 @@ class _Python(_Conversation):
         # The function's time starts here, so that one which does not read its input cannot stop the clock.
         self.started_at = _now_ms()
         seconds = self._request.deadline_seconds
-        giving = asyncio.create_task(self._sandbox.write(self._input(time.time() + seconds)))
+        given = self._input(time.time() + seconds)
+        late = f"the function took more than {seconds:g} s"
+        if len(given) <= WRITTEN_AT_ONCE:
+            return await self._within(seconds, late, lambda: self._answered(given))
+        giving = asyncio.create_task(self._sandbox.write(given))
         try:
-            return await self._within(seconds, f"the function took more than {seconds:g} s", self._outcome)
+            return await self._within(seconds, late, self._outcome)
         finally:
             await cancel(giving)
+
+    async def _answered(self, given: bytes) -> _Answer:
+        await self._sandbox.write(given)
+        return await self._outcome()
 
     def _input(self, deadline: float) -> bytes:
         request = self._request

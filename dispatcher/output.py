@@ -79,21 +79,22 @@ class Progress:
 
 async def settle(sandbox: Sandbox, logging: "asyncio.Task[None]", *, at_once: bool) -> None:
     """Read what is left of the streams to their end. A process that does not end by itself is made to."""
-    reading = asyncio.create_task(discard(sandbox.stdout))
     # The answer is known by now: that the engine went away since is for the next task to find out.
-    try:
-        with contextlib.suppress(SandboxLost):
-            if not at_once and await _all_done(LINGER_SECONDS, reading, logging):
-                return
-            await sandbox.kill("SIGKILL")
-            await _all_done(DRAIN_SECONDS, reading, logging)
-    finally:
-        await cancel(reading)
+    with contextlib.suppress(SandboxLost):
+        if not at_once and await _ended(sandbox, logging, LINGER_SECONDS):
+            return
+        await sandbox.kill("SIGKILL")
+        await _ended(sandbox, logging, DRAIN_SECONDS)
 
 
-async def _all_done(seconds: float, *tasks: "asyncio.Task[None]") -> bool:
-    _, pending = await asyncio.wait(tasks, timeout=seconds)
-    return not pending
+async def _ended(sandbox: Sandbox, logging: "asyncio.Task[None]", seconds: float) -> bool:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await discard(sandbox.stdout)
+            if not logging.done():
+                await asyncio.wait({logging})
+            return True
+    return False
 
 
 async def discard(stream: AsyncIterator[bytes]) -> None:

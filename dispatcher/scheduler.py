@@ -77,7 +77,8 @@ class Scheduler:
             self._wake.clear()
             self._fill()
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), self._pause())
+                async with asyncio.timeout(self._pause()):
+                    await self._wake.wait()
 
     async def stop(self, grace: float) -> None:
         """Claim nothing more, let what runs finish within `grace` seconds, then let go of the rest."""

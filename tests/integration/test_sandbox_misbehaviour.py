@@ -15,6 +15,7 @@ from conftest import until
 
 from dispatcher.invocation import GRACE_SECONDS, Reply, invoke
 from dispatcher.runtimes.base import Sandbox
+from dispatcher.stop import Stop
 from mayfly.function import Limits
 from mayfly.task import Advice, Failure, FailureType
 
@@ -317,7 +318,7 @@ class Stopped:
 
 
 async def stopped(sandboxes, contract: str, sandbox: Sandbox, **changes: Any) -> Stopped:
-    stop = asyncio.Event()
+    stop = Stop()
     at: list[float] = []
 
     def logged(chunk: bytes) -> None:

@@ -9,6 +9,7 @@ from conftest import Sandboxes
 
 from dispatcher.invocation import invoke
 from dispatcher.pools.turns import Turns
+from dispatcher.stop import Stop
 from mayfly.function import Limits
 from mayfly.task import FailureType
 
@@ -112,7 +113,7 @@ async def test_a_task_that_is_cut_off_costs_its_worker(sandboxes):
     code = "import time\ntry:\n    print('there')\n    time.sleep(60)\nexcept SystemExit:\n    pass"
     for cut in ({"deadline_seconds": 1}, {}):
         assert await sandboxes.inside(WORKER) == 1
-        stop = asyncio.Event()
+        stop = Stop()
         sandbox = await sandboxes.make()
         payload = orjson.dumps({"code": code})
         request = sandboxes.request(payload=payload, **cut)

@@ -17,6 +17,7 @@ from dispatcher import invocation, output
 from dispatcher.frames import frame
 from dispatcher.invocation import Reply, Request, invoke
 from dispatcher.runtimes.base import Exit
+from dispatcher.stop import Stop
 from mayfly.errors import SandboxLost
 from mayfly.task import MAX_DELAY_SECONDS, Advice, Failure, FailureType
 
@@ -273,7 +274,7 @@ send("R"); send("B", b"1")
 
 
 async def test_held_progress_is_passed_on_while_the_function_works_on():
-    stop = asyncio.Event()
+    stop = Stop()
     told: list[float] = []
 
     def progressed(fraction: float, message: str) -> None:
@@ -418,7 +419,7 @@ signal.signal(signal.SIGTERM, tidy)
 
 async def stopped(code: str, contract: str = "python", **changes: Any) -> tuple[Reply, list[str]]:
     """The reply of a function that is stopped once it has logged something, and the signals it was sent."""
-    stop = asyncio.Event()
+    stop = Stop()
     sandbox = await ProcessSandbox.of(SPEAK + code)
     try:
         async with asyncio.timeout(60):
@@ -480,7 +481,7 @@ send("A"); os.write(2, b"ready"); time.sleep(600)
 )
 async def test_an_answer_that_came_before_the_stop_stands(monkeypatch, answer, failure, result):
     monkeypatch.setattr(output, "LINGER_SECONDS", 0.2)
-    stop = asyncio.Event()
+    stop = Stop()
 
     class Watched(ProcessSandbox):
         """Stopped once the answer was read and the process is waited for."""
@@ -501,7 +502,7 @@ async def test_an_answer_that_came_before_the_stop_stands(monkeypatch, answer, f
 
 
 async def test_a_stop_that_came_before_the_sandbox_ends_it_at_once():
-    stop = asyncio.Event()
+    stop = Stop()
     stop.set()
     sandbox = await ProcessSandbox.of("import time; time.sleep(600)")
     reply = await invoke(sandbox, "python", REQUEST, stop=stop)
@@ -514,7 +515,7 @@ async def test_an_engine_that_breaks_under_a_stop_is_an_exception():
         async def kill(self, name: str = "SIGKILL") -> None:
             raise SandboxLost("the engine is gone")
 
-    stop = asyncio.Event()
+    stop = Stop()
     stop.set()
     sandbox = await Lost.of("import time; time.sleep(600)")
     with pytest.raises(SandboxLost, match="the engine is gone"):
