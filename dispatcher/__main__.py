@@ -1,16 +1,20 @@
 """`python -m dispatcher`: one dispatcher, told everything by its environment."""
 
 import argparse
+import gc
 import os
 import sys
 
-import uvloop
+# To look for garbage among half a million objects that are imported takes a sixth of the time to start.
+gc.disable()
 
-from dispatcher.app import serve
-from mayfly.errors import MayflyError
-from mayfly.faultpoints import arm
-from mayfly.settings import Settings
-from mayfly.telemetry import configure
+import uvloop  # noqa: E402
+
+from dispatcher.app import serve  # noqa: E402
+from mayfly.errors import MayflyError  # noqa: E402
+from mayfly.faultpoints import arm  # noqa: E402
+from mayfly.settings import Settings  # noqa: E402
+from mayfly.telemetry import configure  # noqa: E402
 
 
 def main() -> int:

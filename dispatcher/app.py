@@ -8,7 +8,7 @@ import time
 import uuid
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 import structlog
 import uvicorn
@@ -34,6 +34,7 @@ from dispatcher.repeats import Repeats
 from dispatcher.runtimes.choice import runtime_of
 from dispatcher.scheduler import Scheduler
 from dispatcher.world import World
+from mayfly import collector
 from mayfly.adapters.kafka import (
     DEAD_LETTER_TOPIC,
     Catalog,
@@ -54,6 +55,9 @@ from mayfly.settings import Settings, operator_secrets
 from mayfly.task import Envelope, Lane, Outcome
 
 log = structlog.get_logger(__name__)
+
+CROWD: Final = 8
+"""So many attempts at once are a crowd: what comes for them is worth gathering."""
 
 
 class Topics:
@@ -271,6 +275,10 @@ class Dispatcher:
     def progressed(self) -> None:
         self.scheduler.wake()
 
+    @property
+    def crowded(self) -> bool:
+        return len(self.scheduler.running) >= CROWD
+
     # --- what others ask
 
     @property
@@ -315,4 +323,6 @@ def _rfc3339(at: datetime) -> str:
 async def serve(settings: Settings) -> None:
     """Run a dispatcher until SIGTERM or SIGINT. Raises `MayflyError`."""
     # Its clients belong to the loop that runs it, so it is made on it.
-    await Dispatcher(settings).run()
+    dispatcher = Dispatcher(settings)
+    collector.spare()
+    await dispatcher.run()

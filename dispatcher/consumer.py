@@ -39,6 +39,8 @@ BATCH: Final = 500
 COMMIT_SECONDS: Final = 0.5
 """How much work a dead dispatcher's successor looks at again, at most; nothing is lost by it."""
 IDLE_SECONDS: Final = 0.1
+GATHER_SECONDS: Final = 0.005
+"""For so long what comes is gathered while many tasks are on their way: to hand it over costs most."""
 UNKNOWN: Final = "?"
 """In place of the read model's mark while it is away: no mark equals it."""
 
@@ -62,6 +64,10 @@ class Owner(Protocol):
 
     def progressed(self) -> None:
         """Something was read: there may be work."""
+
+    @property
+    def crowded(self) -> bool:
+        """Whether so many tasks are on their way that a few milliseconds hold none up. Any thread asks."""
 
 
 class LogConsumer:
@@ -140,13 +146,15 @@ class LogConsumer:
     def _poll(self) -> None:
         first = self._consumer.poll(IDLE_SECONDS)
         # A message is as true as its value is long, so one without a value is false.
-        messages = [] if first is None else [first, *self._consumer.consume(BATCH - 1, 0)]
+        gather = GATHER_SECONDS if self._owner.crowded else 0
+        messages = [] if first is None else [first, *self._consumer.consume(BATCH - 1, gather)]
         readable = [message for message in self._current(messages) if self._readable(message)]
-        pause, resume = self._on_loop(self._take, readable)
-        if pause:
-            self._consumer.pause(pause)
-        if resume:
-            self._consumer.resume(resume)
+        if readable or first is None:
+            pause, resume = self._on_loop(self._take, readable)
+            if pause:
+                self._consumer.pause(pause)
+            if resume:
+                self._consumer.resume(resume)
         # A commit holds the next poll up, and with it a task whose event is to be read: it waits for a lull.
         if self._clock() >= self._commit_at - (COMMIT_SECONDS / 2 if first is None else 0):
             self._commit_at = self._clock() + COMMIT_SECONDS
@@ -167,11 +175,20 @@ class LogConsumer:
     def _readable(self, message: Message) -> bool:
         error = message.error()
         if error is not None and error.code() == KafkaError._PARTITION_EOF:
-            return message.topic() in (self._events, self._deferred)
+            return self._tells(message)
         if error is not None:
             # librdkafka goes on by itself; what it cannot mend shows in /healthz, by the missing progress.
             log.warning("Kafka: %s", error.str())
         return error is None
+
+    def _tells(self, end: Message) -> bool:
+        """Whether there is anything to learn of an end. There rarely is, and each costs the loop a turn."""
+        partition, offset = self.partitions.get(end.partition() or 0), end.offset() or 0
+        if partition is None:
+            return False
+        if end.topic() == self._events:
+            return not partition.knows_events_to(offset)
+        return end.topic() == self._deferred and not partition.knows_records_to(offset)
 
     def _on_assign(self, consumer: Consumer, assigned: list[TopicPartition]) -> None:
         for one in assigned:

@@ -90,6 +90,9 @@ class Partition:
             self.take_event(*event)
         self._keeping.judge()
 
+    def knows_records_to(self, offset: int) -> bool:
+        return self._known.records.loaded and self._known.records.end >= offset
+
     def take_event(self, offset: int, event: Event | None, at: int) -> None:
         """Fold an event, or pass over what is none; `at` is its append time in milliseconds."""
         if not self._known.records.loaded:
@@ -106,6 +109,9 @@ class Partition:
         """The events were read to their end, whatever it is that stands just before it."""
         if offset > self._known.end:
             self.take_event(offset - 1, None, 0)
+
+    def knows_events_to(self, offset: int) -> bool:
+        return self._known.end >= offset
 
     def _fold_event(self, offset: int, event: Event, at: int) -> None:
         task_id, fold = event.task_id, self._known.fold

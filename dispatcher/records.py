@@ -68,7 +68,8 @@ class Records:
 
     def __init__(self, vouched: int) -> None:
         self._vouched = vouched
-        self._end = 0
+        self.end = 0
+        """The topic was read up to there."""
         # Until the topic was read to its end: those that are vouched for, of each task, and the others.
         self._of_task: dict[str, dict[str, tuple[int, Waiting]]] = {}
         self._task_of: dict[str, str] = {}
@@ -91,14 +92,14 @@ class Records:
         if not self.loaded:
             return self._vouched
         first = next(iter(self._unsettled.values()), None)
-        return max(self._vouched, self._end if first is None else first.offset)
+        return max(self._vouched, self.end if first is None else first.offset)
 
     def read(self, offset: int, key: str, value: bytes | None) -> Restored | None:
         """Take note of a record, or of a tombstone. What it makes of a task's state, if anything: a record
         that is vouched for is restored as it comes, so that its end has not all of them at once."""
-        if offset < self._end:
+        if offset < self.end:
             return None
-        self._end = offset + 1
+        self.end = offset + 1
         record = decode_record(value) if value is not None else None
         waiting = None
         # A tombstone settles what was read before it; garbage is nobody's state.
@@ -134,7 +135,7 @@ class Records:
 
     def reached(self, offset: int) -> None:
         """The topic was read up to there, although there is no record just before."""
-        self._end = max(self._end, offset)
+        self.end = max(self.end, offset)
 
     def load(self) -> None:
         """The topic was read to its end: what was not restored is to be judged."""

@@ -1,8 +1,7 @@
-"""`python -m gateway`: serve until SIGTERM or Ctrl-C, then answer what is under way and stop."""
+"""The gateway's process: it serves until SIGTERM or Ctrl-C, then answers what is under way and stops."""
 
 import asyncio
 import contextlib
-import gc
 import logging
 import signal
 import socket
@@ -14,7 +13,7 @@ import uvloop
 
 from gateway.app import Gateway, Startup
 from gateway.security import require_loopback
-from mayfly import telemetry
+from mayfly import collector, telemetry
 from mayfly.errors import SettingsError
 from mayfly.faultpoints import arm
 from mayfly.settings import Settings
@@ -73,19 +72,11 @@ async def serve(settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
-    _spare_the_collector()
+    collector.spare()
     _tell_address(settings, listener)
     await server.serve(sockets=[listener])
     if failures:
         raise failures[0]
-
-
-def _spare_the_collector() -> None:
-    """What is there by now stays for good, and requests leave few cycles behind: looking for them after
-    every 700 objects, as is the default, costs each POST time and some of them a pause."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(20_000, 20, 20)
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -127,7 +118,3 @@ def main() -> int:
         sys.stderr.write(f"{error}\n")
         return 2
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,6 +1,7 @@
 """S3: where the bytes are. Any S3-compatible store will do; nothing here needs a conditional PUT.
 
-The data path is obstore (a fraction of boto3's CPU per small object); boto3 makes the bucket.
+The data path is obstore (a fraction of boto3's CPU per small object). What that cannot do is boto3's, which
+is imported only then: to import it takes longer than to import a service's own code.
 """
 
 import asyncio
@@ -9,10 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 from typing import Any, Final
 
-import boto3
 import obstore
-from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
 from obstore.exceptions import BaseError
 from obstore.store import S3Store
 
@@ -21,6 +19,8 @@ from mayfly.settings import Settings
 from mayfly.task import BlobRef
 
 MAX_KEY_BYTES: Final = 1024
+NOWHERE: Final = "nothing-is-here/"
+"""A prefix that no key has."""
 
 
 class Blobs:
@@ -81,6 +81,8 @@ class Blobs:
             await asyncio.to_thread(self._delete, keys)
 
     def _delete(self, keys: Sequence[str]) -> None:
+        from botocore.exceptions import BotoCoreError, ClientError
+
         # One by one, and not by obstore: it asks for many at once, which S3Proxy cannot do.
         admin = self._admin()
         for key in keys:
@@ -97,12 +99,27 @@ class Blobs:
             raise BlobsUnavailable(f"S3 broke off in {key}: {_reason(error)}") from error
 
     async def ensure_bucket(self) -> None:
-        await asyncio.to_thread(self._ensure_bucket)
+        if not await self._is_there():
+            await asyncio.to_thread(self._make_bucket)
 
     async def ping(self) -> None:
-        await asyncio.to_thread(self._head_bucket)
+        if not await self._is_there():
+            raise BlobsUnavailable(f"S3 has no bucket {self._settings.s3_bucket}")
+
+    async def _is_there(self) -> bool:
+        try:
+            async for _ in obstore.list(self._store, NOWHERE):
+                pass
+        except FileNotFoundError:
+            return False
+        except BaseError as error:
+            raise BlobsUnavailable(f"S3 bucket {self._settings.s3_bucket}: {_reason(error)}") from error
+        return True
 
     def _admin(self) -> Any:
+        import boto3
+        from botocore.config import Config
+
         settings = self._settings
         keys = (settings.s3_access_key, settings.s3_secret_key)
         return boto3.client(
@@ -121,24 +138,17 @@ class Blobs:
             ),
         )
 
-    def _head_bucket(self) -> None:
+    def _make_bucket(self) -> None:
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        region = self._settings.s3_region
+        elsewhere = {"CreateBucketConfiguration": {"LocationConstraint": region}}
         try:
-            self._admin().head_bucket(Bucket=self._settings.s3_bucket)
+            self._admin().create_bucket(
+                Bucket=self._settings.s3_bucket, **({} if region == "us-east-1" else elsewhere)
+            )
         except (BotoCoreError, ClientError) as error:
             raise BlobsUnavailable(f"S3 bucket {self._settings.s3_bucket}: {error}") from error
-
-    def _ensure_bucket(self) -> None:
-        try:
-            self._head_bucket()
-        except BlobsUnavailable:
-            region = self._settings.s3_region
-            elsewhere = {"CreateBucketConfiguration": {"LocationConstraint": region}}
-            try:
-                self._admin().create_bucket(
-                    Bucket=self._settings.s3_bucket, **({} if region == "us-east-1" else elsewhere)
-                )
-            except (BotoCoreError, ClientError) as error:
-                raise BlobsUnavailable(f"S3 bucket {self._settings.s3_bucket}: {error}") from error
 
 
 def _reason(error: Exception) -> str:

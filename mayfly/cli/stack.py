@@ -42,7 +42,8 @@ def up(
     """
     import asyncio
 
-    from mayfly.stack import Stack, serve
+    from mayfly.stack.serve import serve
+    from mayfly.stack.stack import Stack
 
     with spinner("starting") as meanwhile:
         stack = Stack(
@@ -68,7 +69,7 @@ def down(directory: Directory = None, json: Json = False) -> None:
     """Stop the local stack, and what a killed one left. Its data stays."""
     import asyncio
 
-    from mayfly.stack import down as stop_stack
+    from mayfly.stack.serve import down as stop_stack
 
     home = directory or nearest_home()
     with spinner("stopping"):
@@ -159,7 +160,7 @@ def dispatcher(
 def _states(directory: Path | None) -> "list[PartState]":
     import asyncio
 
-    from mayfly.stack import states
+    from mayfly.stack.status import states
 
     home = directory or nearest_home()
     return list(asyncio.run(states(home))) if home else []

@@ -73,8 +73,14 @@ class S3(Part):
         config = str(self.home.path / "s3" / "s3proxy.conf")
         return [*jars.java(JARS, JVM), "org.gaul.s3proxy.Main", "--properties", config]
 
+    async def start(self, settings: Settings) -> None:
+        if not self.given:
+            # A bucket is a folder to it. To make one as any other S3 wants it takes a second of CPU.
+            self.home.directory(f"s3/data/{settings.s3_bucket}")
+        await super().start(settings)
+
     async def probe(self, settings: Settings) -> None:
         if not self.given:
             await listens("127.0.0.1", self._port)
-        # A bucket that is there is part of being ready, and to make it twice does no harm.
+        # A bucket that is there is part of being ready.
         await Blobs(settings).ensure_bucket()

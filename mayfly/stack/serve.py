@@ -6,18 +6,20 @@ import os
 import signal
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from mayfly.stack.home import Home
 from mayfly.stack.process import sweep
 from mayfly.stack.record import clear, supervisor
-from mayfly.stack.stack import Stack
+
+if TYPE_CHECKING:
+    from mayfly.stack.stack import Stack
 
 DOWN_SECONDS: Final = 90.0
 """More than every part's grace together."""
 
 
-async def serve(stack: Stack, then: Callable[[], Awaitable[bool]] | None = None) -> None:
+async def serve(stack: "Stack", then: Callable[[], Awaitable[bool]] | None = None) -> None:
     """Starts the stack and keeps it until this process is told to end; then it ends in order.
 
     A second signal ends it at once. `then` runs when everything is up; the stack stays only if it says so.

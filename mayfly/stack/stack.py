@@ -7,7 +7,7 @@ import time
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from mayfly.errors import MayflyError, StackError
 from mayfly.settings import Settings
@@ -16,7 +16,6 @@ from mayfly.stack.egress import egress_address, remove_egress
 from mayfly.stack.engine import Engine
 from mayfly.stack.home import Home
 from mayfly.stack.kafka import Kafka
-from mayfly.stack.mail import MailSink
 from mayfly.stack.packages import install
 from mayfly.stack.part import Part, PartState, Say
 from mayfly.stack.process import sweep
@@ -24,6 +23,9 @@ from mayfly.stack.record import claim, clear, write_record
 from mayfly.stack.redis import Redis
 from mayfly.stack.s3 import S3
 from mayfly.stack.services import Dispatcher, Gateway
+
+if TYPE_CHECKING:
+    from mayfly.stack.mail import MailSink
 
 FIRST_BACKOFF: Final = 0.5
 LONGEST_BACKOFF: Final = 10.0
@@ -196,6 +198,9 @@ class Stack:
         if self._environ.get("MAYFLY_SECRET_SMTP_URL"):
             self.say("mail: MAYFLY_SECRET_SMTP_URL is set, no mail server is started")
             return
+        # Its libraries take half a second to import.
+        from mayfly.stack.mail import MailSink
+
         sink = MailSink(self.home, self.home.port("mail", 2525 if self._usual else None))
         self._mail = sink
         try:

@@ -16,9 +16,11 @@ from mayfly.adapters.kafka import Log, ensure_topics, events_topic
 from mayfly.adapters.redis import ReadModel
 from mayfly.adapters.s3 import Blobs
 from mayfly.settings import Settings
-from mayfly.stack import down, running, states
+from mayfly.stack import running
 from mayfly.stack.home import Home, is_free
 from mayfly.stack.process import Identity, Process, sweep
+from mayfly.stack.serve import down
+from mayfly.stack.status import states
 
 StartStack = Callable[..., Any]
 SOON = 60.0

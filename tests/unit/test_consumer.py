@@ -115,6 +115,9 @@ class Owner:
         self.world = owners_world(self.told, self.asked)
         self.there: dict[int, str] | None = {}
         self.marks_told: list[str] = []
+        self.turns = 0
+        """How often something was handed over."""
+        self.crowded = False
 
     async def marks(self) -> dict[int, str]:
         if self.there is None:
@@ -129,7 +132,8 @@ class Owner:
     def checkpoint(self, partition: Partition) -> Checkpoint | None:
         return partition.checkpoint()
 
-    def progressed(self) -> None: ...
+    def progressed(self) -> None:
+        self.turns += 1
 
 
 @pytest.fixture
@@ -243,6 +247,40 @@ async def test_a_partition_acts_when_its_records_and_its_events_were_read_to_the
     await read_all(consumer, kafka)
     assert consumer.partitions[0].caught_up
     assert consumer.partitions[0].checkpoint() == Checkpoint(7, dict.fromkeys(Lane, (0, ())), deferred=9)
+
+
+async def test_an_end_of_which_nothing_is_to_be_learnt_is_not_handed_over(
+    consumer: LogConsumer, kafka: Kafka, owner: Owner
+) -> None:
+    kafka.assign()
+    kafka.end(DEFERRED, 4)
+    kafka.give(EVENTS, 0, b"{}")
+    consumer.start()
+    await read_all(consumer, kafka)
+    assert owner.turns == 2
+    kafka.end(EVENTS, 1)
+    kafka.end(DEFERRED, 4)
+    kafka.end("low", 5)
+    await read_all(consumer, kafka)
+    assert owner.turns == 2
+    kafka.end(EVENTS, 3)
+    kafka.end(DEFERRED, 6)
+    await read_all(consumer, kafka)
+    assert owner.turns == 4
+
+
+@pytest.mark.parametrize(("crowded", "waits"), [(False, 0), (True, module.GATHER_SECONDS)])
+async def test_what_comes_is_gathered_while_many_tasks_are_on_their_way(
+    crowded: bool, waits: float, consumer: LogConsumer, kafka: Kafka, owner: Owner
+) -> None:
+    owner.crowded = crowded
+    waited: list[float] = []
+    kafka.consume = lambda count, timeout: waited.append(timeout) or []  # type: ignore[method-assign, func-returns-value]
+    kafka.assign()
+    kafka.end(DEFERRED, 0)
+    consumer.start()
+    await read_all(consumer, kafka)
+    assert waited == [waits]
 
 
 async def test_the_end_of_a_lane_is_nothing_to_act_on(consumer: LogConsumer, kafka: Kafka) -> None:
