@@ -36,7 +36,7 @@ test-unit: $(READY) ## the tests that need no part: seconds
 test-long: $(READY) ## 100,000 steps of the simulation, and 100,000 of the stateful tests: half an hour
 	@SIMULATION_STEPS=100000 STATEFUL_STEPS=100000 $(BIN)/pytest tests/simulation tests/stateful -q
 
-faults: $(READY) ## kill, stop and flush every part under 2,000 tasks, and check that none is lost (root)
+faults: $(READY) ## kill, stop and flush every part under 2,000 tasks or more, and check that none is lost: a quarter of an hour (root)
 	@$(BIN)/python -m tests.faults
 
 faults-selftest: $(READY) ## break each rule of the protocol on purpose, and see that the model catches it

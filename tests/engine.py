@@ -133,8 +133,8 @@ def copy_base_images(address: str) -> None:
 
 def remove_images(engine: docker.DockerClient, prefix: str) -> None:
     """Those of the functions whose names start so, once nothing stands on them any more: sandboxes that were
-    kept ready are removed in their own time. By their tags: what was built of the same files is one image, and
-    may have another test's tag as well."""
+    kept ready are removed in their own time. By their tags: what was built of the same files is one image,
+    and may have another test's tag as well."""
     deadline = time.monotonic() + PATIENCE
     while tags := _tags(engine, f"mayfly/fn-{prefix}"):
         for tag in tags:
