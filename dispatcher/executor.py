@@ -1,8 +1,9 @@
-"""One attempt's life, top to bottom: claim, run, store, finish or let wait.
+"""One attempt's life, top to bottom: a sandbox, claim, run, store, finish or let wait.
 
-The order is what keeps the promise. The sandbox is launched while the claim is on its way, but gets
-nothing of the task before the claim has counted; `Finished` is written only when what it names is stored;
-the command is done only when the fold has counted `Finished`, or keeps the task in a record.
+The order is what keeps the promise. Input and sandbox are there before the claim is made, so that no attempt
+waits for them once it has begun, but the sandbox gets nothing of the task before the claim has counted;
+`Finished` is written only when what it names is stored; the command is done only when the fold has counted
+`Finished`, or keeps the task in a record.
 """
 
 import asyncio
@@ -10,7 +11,7 @@ import codecs
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import msgspec
 import structlog
@@ -70,6 +71,13 @@ class Watchers(Protocol):
     def log(self, task_id: str, fence: int, text: str) -> None: ...
 
 
+class Ready(NamedTuple):
+    """What an attempt that may run runs, and on what."""
+
+    function: Function
+    given: Input
+
+
 class Executor:
     def __init__(
         self,
@@ -114,8 +122,6 @@ class Executor:
             again: Work | None = work
             lost: SandboxLost | None = None
             try:
-                if not await self._repeats.may_claim(partition, work):
-                    return
                 while again:
                     again, lost = await self._attempt(partition, command, again, lost)
             except PartitionLost:
@@ -138,15 +144,20 @@ class Executor:
         function = await self._function(command)
         launching = self._launch_ahead(command, claim, function)
         try:
+            ready = await self._ready(command, claim, function, before)
+            if launching is not None and not isinstance(ready, Refused):
+                # However it ends: what it raises is the attempt's to tell.
+                await asyncio.wait({launching})
+            # Right before the claim, for it says what was known at that moment.
+            if before is None and not await self._repeats.may_claim(partition, work):
+                return None, None
             fence = await self._claims.claim(partition, work, function.image if function else None)
             if fence is None:
                 return None, None
             # From here on the task's end may be asked for, whatever is waited for.
             with self._claims.holding(partition, fence), self._stoppable(command.task_id) as stop:
                 try:
-                    outcome = await self._outcome(
-                        partition, command, claim, fence, function, launching, before, stop
-                    )
+                    outcome = await self._outcome(partition, command, claim, fence, ready, launching, stop)
                 except SandboxLost as lost:
                     log.warning("the sandbox was lost", reason=str(lost), attempt=claim.attempt)
                     await asyncio.sleep(BACKOFF_SECONDS[min(claim.losses, MAX_LOSSES)])
@@ -176,7 +187,7 @@ class Executor:
     def _launch_ahead(
         self, command: Command, claim: Claim, function: Function | None
     ) -> "asyncio.Task[Sandbox] | None":
-        """Take a sandbox while the claim is on its way, where nothing of the task goes into its start."""
+        """Take a sandbox before the claim, where nothing of the task goes into its start."""
         if command.invalid or function is None or function.contract != "python":
             return None
         if claim.losses > losses_allowed(command, function):
@@ -191,9 +202,8 @@ class Executor:
         command: Command,
         claim: Claim,
         fence: int,
-        function: Function | None,
+        ready: Ready | Refused,
         launching: "asyncio.Task[Sandbox] | None",
-        before: SandboxLost | None,
         stop: Stop,
     ) -> Outcome:
         """Raises `SandboxLost`."""
@@ -201,7 +211,9 @@ class Executor:
         try:
             if _cancelled(partition, command.task_id):
                 raise Refused.by(CANCELLED)
-            reply = await self._reply(command, claim, fence, function, launching, before, stop)
+            if isinstance(ready, Refused):
+                raise ready
+            reply = await self._reply(command, claim, fence, ready, launching, stop)
         except Refused as refused:
             return Outcome(began, _now(), failure=refused.failure)
         reached(FaultPoint.RAN)
@@ -214,13 +226,12 @@ class Executor:
         command: Command,
         claim: Claim,
         fence: int,
-        function: Function | None,
+        ready: Ready,
         launching: "asyncio.Task[Sandbox] | None",
-        before: SandboxLost | None,
         stop: Stop,
     ) -> Reply:
         """Raises `Refused`, and `SandboxLost`."""
-        function, given = await self._input(command, claim, function, before)
+        function, given = ready
         request = given.request(
             function,
             command.task_id,
@@ -277,9 +288,17 @@ class Executor:
             raise Refused.by(CANCELLED)
         return launching.result()
 
+    async def _ready(
+        self, command: Command, claim: Claim, function: Function | None, before: SandboxLost | None
+    ) -> Ready | Refused:
+        try:
+            return await self._input(command, claim, function, before)
+        except Refused as refused:
+            return refused
+
     async def _input(
         self, command: Command, claim: Claim, function: Function | None, before: SandboxLost | None
-    ) -> tuple[Function, Input]:
+    ) -> Ready:
         """Raises `Refused`."""
         if command.invalid:
             raise Refused(FailureType.INVALID, command.invalid)
@@ -292,7 +311,7 @@ class Executor:
             raise Refused(FailureType.INVALID, message)
         if function.network == "egress" and self._runtime.egress_refusal:
             raise Refused(FailureType.ERROR, self._runtime.egress_refusal)
-        return function, await self._inputs.of(command.envelope, function)
+        return Ready(function, await self._inputs.of(command.envelope, function))
 
     async def fetch(self, reference: BlobRef) -> bytes:
         """A payload from S3. Raises `Refused` when it is gone, or larger than payloads may be."""
