@@ -21,7 +21,7 @@ from tests.faults.stage import Stage
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
-    parser.add_argument("--tasks", type=int, default=2000, help="so many are submitted at least; 2000")
+    parser.add_argument("--tasks", type=int, default=2100, help="so many are submitted at least; 2100")
     parser.add_argument("--seconds", type=float, default=600, help="for so long at least; 600")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
     parser.add_argument(
