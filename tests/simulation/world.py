@@ -30,6 +30,7 @@ from dispatcher.projector import Projector
 from dispatcher.rebuild import Rebuild
 from dispatcher.repeats import Repeats
 from dispatcher.scheduler import Scheduler
+from dispatcher.stop import Stop
 from dispatcher.world import World
 from mayfly.errors import ReadModelUnavailable, SandboxLost
 from mayfly.events import CancelRequested, Claimed, Finished, Purpose, Reason, decode_event
@@ -521,15 +522,14 @@ class Simulation:
         await asyncio.sleep(self.dice.uniform(0, 0.1))
         return _Sandbox(spec.task_id, spec.function)
 
-    async def invoke(self, sandbox: "_Sandbox", *_: Any, stop: asyncio.Event, **__: Any) -> Reply:
+    async def invoke(self, sandbox: "_Sandbox", *_: Any, stop: Stop, **__: Any) -> Reply:
         began = self.loop.milliseconds()
         # Some take so long that they are taken over where their dispatcher is out of sight.
         slow = self.dice.random() < self.chaos.slow
         seconds = self.dice.uniform(4, 12) if slow else self.dice.expovariate(2)
         self.runs[sandbox.task_id] += 1
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await stop.wait()
+        async with stop.within(seconds):
+            await asyncio.Event().wait()
         ended = self.loop.milliseconds()
         if stop.is_set():
             return Reply(None, "", Failure(FailureType.CANCELLED, "stopped"), b"", 0, began, ended)
