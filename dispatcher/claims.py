@@ -42,27 +42,7 @@ class Claims:
 
     async def claim(self, partition: Partition, work: Work, image: str | None = None) -> int | None:
         """The fence, or None if another claim came first. Raises `PartitionLost`."""
-        claim = work.claim
-        runs = work.purpose is Purpose.RUN
-        state = claim.state
-        event = Claimed(
-            task_id=work.task_id,
-            lane=work.position.lane,
-            offset=work.position.offset,
-            attempt=claim.attempt if runs else claim.begun,
-            dispatcher=self._id,
-            nonce=next(self._nonces),
-            follows=claim.follows,
-            image=image,
-            purpose=work.purpose,
-            losses=claim.losses,
-            cancelled=claim.cancelled,
-            group=work.group if runs else None,
-            # Out of a record: a fold that starts at this event must know all of the task from it.
-            history=state.history if state is not None and state.phase is Phase.WAITING else (),
-            reason=work.reason if work.purpose is Purpose.DEFER else None,
-            due=work.due,
-        )
+        event = event_of(work, self._id, next(self._nonces), image)
         reached(FaultPoint.BEFORE_CLAIM)
         counted = partition.expect_claim(event.nonce)
         await self._append(partition, event, until=counted.done)
@@ -122,6 +102,31 @@ class Claims:
                 await asyncio.sleep(delay)
             else:
                 return
+
+
+def event_of(work: Work, dispatcher: str, nonce: str, image: str | None = None) -> Claimed:
+    """The claim that the work asks for."""
+    claim = work.claim
+    runs = work.purpose is Purpose.RUN
+    state = claim.state
+    return Claimed(
+        task_id=work.task_id,
+        lane=work.position.lane,
+        offset=work.position.offset,
+        attempt=claim.attempt if runs else claim.begun,
+        dispatcher=dispatcher,
+        nonce=nonce,
+        follows=claim.follows,
+        image=image,
+        purpose=work.purpose,
+        losses=claim.losses,
+        cancelled=claim.cancelled,
+        group=work.group if runs else None,
+        # Out of a record: a fold that starts at this event must know all of the task from it.
+        history=state.history if state is not None and state.phase is Phase.WAITING else (),
+        reason=work.reason if work.purpose is Purpose.DEFER else None,
+        due=work.due,
+    )
 
 
 async def insist(call: Callable[[], Awaitable[T]], away: type[MayflyError], told: str) -> T:

@@ -13,7 +13,7 @@ from dispatcher.scheduler import Scheduler
 from dispatcher.work import Work
 from dispatcher.world import Asking, World
 from mayfly import view
-from mayfly.events import Claimed, DeadLetter, DeferredRecord, Event, Purpose
+from mayfly.events import DeadLetter, DeferredRecord, Event, Purpose
 from mayfly.task import NO_FENCE, Envelope, Lane, Position, encode
 
 Landing = Callable[[], None]
@@ -152,26 +152,6 @@ class Job:
         if not self.runs or self.ended or self.fence is not None:
             return self.runs and not self.ended
         return self.work.claim.follows == (NO_FENCE if state is None else state.fence)
-
-    def claim(self, nonce: str) -> Claimed:
-        """As `dispatcher.claims` makes it."""
-        work, claim, runs = self.work, self.work.claim, self.runs
-        waited = claim.state is not None and not claim.state.runs
-        return Claimed(
-            work.task_id,
-            *work.position,
-            claim.attempt if runs else claim.begun,
-            "me",
-            nonce,
-            claim.follows,
-            purpose=work.purpose,
-            losses=claim.losses,
-            cancelled=claim.cancelled,
-            group=work.group if runs else None,
-            history=claim.state.history if claim.state is not None and waited else (),
-            reason=work.reason if work.purpose is Purpose.DEFER else None,
-            due=work.due,
-        )
 
 
 class Slots(Scheduler):

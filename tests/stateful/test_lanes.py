@@ -16,6 +16,7 @@ import dispatcher.buffers
 import dispatcher.commands
 import dispatcher.intake
 import dispatcher.limits
+from dispatcher.claims import event_of
 from dispatcher.world import World
 from mayfly.events import CancelRequested, Deferred, Finished, Purpose, Reason
 from mayfly.fold import Phase
@@ -267,7 +268,7 @@ class LanesMachine(Machine):
     async def _claim(self, job: Job) -> None:
         nonce = f"n{id(job)}"
         claimed = job.partition.expect_claim(nonce)
-        self.topics[job.partition.number].append(job.claim(nonce))
+        self.topics[job.partition.number].append(event_of(job.work, "me", nonce))
         job.fence = claimed.result()
         job.ended = job.fence is None or job.work.purpose is Purpose.DEFER
 

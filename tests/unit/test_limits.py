@@ -3,10 +3,11 @@
 import pytest
 from shared_log import DONE, Owner, SharedLog
 
+from dispatcher.claims import event_of
 from dispatcher.intake import MAX_CHORES
 from dispatcher.limits import MAX_PARKED
 from dispatcher.work import Work
-from mayfly.events import Claimed, Purpose, Reason
+from mayfly.events import Purpose, Reason
 from mayfly.fold import Phase
 from mayfly.task import Lane
 
@@ -25,24 +26,9 @@ class Limited(Owner):
 
     def claim(self, work: Work) -> int:
         """The claim that the work asks for; it counts, and is read."""
-        claim = work.claim
         nonce = f"mine{len(self.log.events)}"
         self.partition.expect_claim(nonce)
-        runs = work.purpose is Purpose.RUN
-        fence = self.log.append(
-            Claimed(
-                work.task_id,
-                *work.position,
-                claim.attempt if runs else claim.begun,
-                "me",
-                nonce,
-                claim.follows,
-                purpose=work.purpose,
-                group=work.group if runs else None,
-                reason=work.reason if work.purpose is Purpose.DEFER else None,
-                due=work.due,
-            )
-        )
+        fence = self.log.append(event_of(work, "me", nonce))
         self.read()
         return fence
 
