@@ -27,7 +27,7 @@ Mayfly = Callable[..., subprocess.CompletedProcess[str]]
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("cli")
-    function = folder / "functions" / "clitest-stack"
+    function = folder / "functions" / "stackcli"
     function.mkdir(parents=True)
     (function / "handler.py").write_text(HANDLER)
     return folder
@@ -72,7 +72,7 @@ def up(
             process.send_signal(signal.SIGINT)
             process.communicate(timeout=120)
     assert process.returncode == 0
-    remove_images(docker_engine, "clitest-stack")
+    remove_images(docker_engine, "stackcli")
 
 
 @pytest.fixture
@@ -116,7 +116,7 @@ def test_status_shows_every_part_ready(mayfly: Mayfly) -> None:
 
 
 def test_a_task_goes_its_whole_way(mayfly: Mayfly) -> None:
-    done = mayfly("submit", "clitest-stack", "-d", '{"a": [1, "ü"]}', "--wait", "--tag", "whole-way")
+    done = mayfly("submit", "stackcli", "-d", '{"a": [1, "ü"]}', "--wait", "--tag", "whole-way")
     assert (done.returncode, json.loads(done.stdout)) == (0, {"a": [1, "ü"]})
     [listed] = json.loads(mayfly("ls", "--tag", "whole-way", "--json").stdout)["tasks"]
     task_id = listed["taskId"]
@@ -125,7 +125,7 @@ def test_a_task_goes_its_whole_way(mayfly: Mayfly) -> None:
 
 
 def test_a_task_that_fails_shows_the_functions_own_error(mayfly: Mayfly) -> None:
-    done = mayfly("submit", "clitest-stack", "-d", '"fail"', "--wait")
+    done = mayfly("submit", "stackcli", "-d", '"fail"', "--wait")
     assert (done.returncode, done.stdout) == (1, "")
     assert "failed with Function.Error: ValueError: as asked\n" in done.stderr
     assert 'File "handler.py", line 4, in handler' in done.stderr
@@ -139,7 +139,7 @@ def test_an_unknown_function_is_refused(mayfly: Mayfly) -> None:
 
 
 def test_functions_and_workers_are_listed(mayfly: Mayfly) -> None:
-    assert mayfly("functions").stdout.splitlines()[1].startswith("clitest-stack\t")
+    assert mayfly("functions").stdout.splitlines()[1].startswith("stackcli\t")
     assert len(mayfly("workers").stdout.splitlines()) == 2
 
 
@@ -152,11 +152,11 @@ def test_a_second_stack_in_the_folder_is_refused(mayfly: Mayfly) -> None:
 
 def test_the_client_maps_over_real_tasks_in_order(client: Client) -> None:
     payloads = [{"n": n} for n in range(6)]
-    assert list(client.map("clitest-stack", payloads, concurrency=3)) == payloads
+    assert list(client.map("stackcli", payloads, concurrency=3)) == payloads
 
 
 def test_the_client_raises_what_the_function_raised(client: Client) -> None:
-    task = client.submit("clitest-stack", "fail", name="a failure", tags=["client"])
+    task = client.submit("stackcli", "fail", name="a failure", tags=["client"])
     with pytest.raises(TaskFailed) as caught:
         client.result(task.task_id)
     assert (caught.value.type, caught.value.error_class) == ("Function.Error", "ValueError")
@@ -166,7 +166,7 @@ def test_the_client_raises_what_the_function_raised(client: Client) -> None:
 
 
 def test_the_client_posts_and_gets_bytes(client: Client) -> None:
-    task = client.submit("clitest-stack", data=b"\x00\xff", content_type="application/x-test")
+    task = client.submit("stackcli", data=b"\x00\xff", content_type="application/x-test")
     assert client.result(task.task_id) == b"\x00\xff"
     assert "asked for b'" in client.logs(task.task_id)
 
@@ -181,11 +181,11 @@ def test_the_clients_errors_have_the_gateways_codes(client: Client) -> None:
 
 
 async def test_the_async_client_reads_what_the_gateway_says(async_client: AsyncClient) -> None:
-    task = await async_client.submit("clitest-stack", [1], priority="high", timeout=30)
+    task = await async_client.submit("stackcli", [1], priority="high", timeout=30)
     done = await async_client.wait(task.task_id, timeout=60)
     assert (done.succeeded, done.priority, done.timeout_seconds) == (True, "high", 30)
     assert set((await async_client.readiness()).values()) == {"ready"}
-    assert (await async_client.function("clitest-stack")).contract == "python"
-    assert [info.name for info in await async_client.functions()] == ["clitest-stack"]
+    assert (await async_client.function("stackcli")).contract == "python"
+    assert [info.name for info in await async_client.functions()] == ["stackcli"]
     found = [task.task_id async for task in async_client.list(limit=2)]
     assert done.task_id in found
