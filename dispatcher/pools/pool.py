@@ -228,6 +228,10 @@ class Pool:
 
     def _arrive(self, standby: Standby) -> None:
         """One more that nobody has: it goes to a task that waits, else it waits for one."""
+        if standby.fault is not None:
+            self._drop(standby)
+            self._fail(standby.fault)
+            return
         while self._takers:
             taker = self._takers.popleft()
             if not taker.done():

@@ -61,7 +61,7 @@ class Ahead:
 
 
 class Standby:
-    """A sandbox of a pool, from its launch on. While it is watched, `on_change` is called whenever `armed` or
+    """A sandbox of a pool, from its launch on. While nobody has it, `on_change` is called whenever `armed` or
     `fault` has become something else."""
 
     def __init__(self, sandbox: Sandbox, on_change: "Callable[[Standby], None]", now: float) -> None:
@@ -77,16 +77,22 @@ class Standby:
         self._parser = FrameParser({"A": ARMED_BYTES})
         self._judged = 0
         self._watched = False
+        self._lent = False
 
     def watch(self) -> None:
         """Nobody has it: see what becomes of it."""
-        self._watched = True
+        self._watched, self._lent = True, False
         self.look()
 
     def lend(self, give_back: "GiveBack") -> "Taken":
-        """A task has it: what it says from now on is the task's."""
-        self._watched = False
+        """A task has it. Until the task turns to it, it waits still: how it ends till then is not its."""
+        self._watched, self._lent = True, True
+        self.look()
         return Taken(self, give_back)
+
+    def leave(self) -> None:
+        """What it says from now on is its task's."""
+        self._watched = False
 
     def look(self) -> None:
         """Judge what it has said. A sandbox that waits says one thing, and then nothing."""
@@ -106,7 +112,7 @@ class Standby:
             )
         if self.fault is None:
             self.stdout.read(self._read)
-        if (self.armed, self.fault) != before:
+        if (self.armed, self.fault) != before and not self._lent:
             self._on_change(self)
 
     def _read(self) -> None:
@@ -140,31 +146,36 @@ class Taken:
 
     @property
     def stdout(self) -> AsyncIterator[bytes]:
-        self._touched = True
+        self._touch()
         return self._standby.stdout
 
     @property
     def stderr(self) -> AsyncIterator[bytes]:
-        self._touched = True
+        self._touch()
         return self._sandbox.stderr
 
     async def write(self, data: bytes) -> None:
-        self._touched = True
+        self._touch()
         self._check()
         self._given = True
         await self._sandbox.write(data)
 
     async def close_stdin(self) -> None:
-        self._touched = True
+        self._touch()
         await self._sandbox.close_stdin()
 
     async def kill(self, signal: str = "SIGKILL") -> None:
-        self._touched = True
+        self._touch()
         await self._sandbox.kill(signal)
 
     async def wait(self) -> Exit:
         self._check()
         return await self._sandbox.wait()
+
+    def _touch(self) -> None:
+        if not self._touched:
+            self._touched = True
+            self._standby.leave()
 
     def _check(self) -> None:
         """Raises `SandboxUnused`. How one that has waited for a task ended is no task's outcome before it

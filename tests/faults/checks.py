@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from mayfly.audit.ledger import Ledger
 from mayfly.audit.report import Report
-from tests.faults.functions import ASKED_ATTEMPTS
+from tests.faults.functions import ASKED_ATTEMPTS, NEVER_FAIL
 from tests.faults.history import History, Sighting
 
 LISTED = 5
@@ -60,6 +60,7 @@ def verdicts(evidence: Evidence, bounds: Bounds) -> Iterator[Verdict]:
     yield none("keys that were answered with two tasks, tasks with two keys", split_keys(history))
     yield none("tasks in the log that nobody asked for", unasked(history, ledger))
     yield none("results that are another task's, or another attempt's", wrong_results(history, ledger))
+    yield none("failures that are told to be a function's that never fails", blamed(history))
     yield none("executions without a claim that counts", unclaimed(evidence.stored, ledger))
     yield none("containers that nobody removed", evidence.left)
     off = [f"{finding.kind} {finding.task_id}: {finding.detail}" for finding in evidence.audit.findings]
@@ -173,6 +174,16 @@ def wrong_results(history: History, ledger: Ledger) -> list[str]:
             continue
         if (result.get("index"), result.get("attempt")) != (request.index, ended.attempt):
             found.append(f"{task_id}: {result.get('index')} of attempt {result.get('attempt')}")
+    return found
+
+
+def blamed(history: History) -> list[str]:
+    """That infrastructure failed is an outcome too, but never the function's."""
+    found = []
+    for task_id, request in history.accepted.items():
+        error = next((one.error for _, one in history.sightings.get(task_id, [])[-1:]), None)
+        if request.function in NEVER_FAIL and error is not None and error.startswith("Function."):
+            found.append(f"{task_id}: {error} of {request.function}")
     return found
 
 

@@ -53,6 +53,7 @@ SHARES: Final = {NAP: 10, FORKED: 35, WARM: 30, FLAKY: 10, BULKY: 10, DOOMED: 5}
 """Of a hundred tasks."""
 ASKED_ATTEMPTS: Final = {NAP: 1, FORKED: 1, WARM: 1, FLAKY: 2, BULKY: 1, DOOMED: 1}
 """How often a task runs if nothing happens to it."""
+NEVER_FAIL: Final = frozenset((NAP, FORKED, WARM, BULKY))
 
 
 def write(folder: Path) -> None:

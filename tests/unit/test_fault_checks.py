@@ -103,6 +103,11 @@ def run_most_of_them_again(run: Run) -> None:
     run.ledger.ended.update({f"task-{index}": ended(10, attempts=2) for index in range(5)})
 
 
+def fail(run: Run, error: str) -> None:
+    run.history.sightings["task-7"].pop()
+    run.history.see(5, "task-7", Sighting("FAILED", 1, "12:00", error=error))
+
+
 @pytest.mark.parametrize(
     ("damage", "promise"),
     [
@@ -122,6 +127,7 @@ def run_most_of_them_again(run: Run) -> None:
         (lambda run: run.ledger.accepted.update(x=Accepted(PLACE, False)), "tasks in the log that nobody"),
         (lambda run: run.history.results["task-7"].update(index=8), "results that are another task's"),
         (lambda run: run.history.results["task-7"].update(attempt=2), "results that are another task's"),
+        (lambda run: fail(run, "Function.ExitCode"), "failures that are told to be a function's"),
         (lambda run: run.change(stored=[("task-7", 1, 11)]), "executions without a claim"),
         (lambda run: run.change(left=["/mayfly-1"]), "containers that nobody removed"),
         (lambda run: run.change(audit=Report(trouble="S3 does not answer")), "what the audit finds"),
@@ -138,6 +144,12 @@ def test_each_broken_promise_is_seen(damage: Callable[[Run], object], promise: s
 
 def test_a_run_in_which_all_went_well_breaks_none() -> None:
     assert Run.good().broken() == []
+
+
+def test_that_infrastructure_failed_too_often_is_an_outcome() -> None:
+    run = Run.good()
+    fail(run, "Sandbox.Lost")
+    assert run.broken() == []
 
 
 def test_a_task_that_may_have_been_taken_although_nobody_said_so_is_asked_for() -> None:

@@ -435,6 +435,33 @@ async def test_one_that_dies_once_it_was_taken_and_was_given_nothing_is_no_loss(
     assert sandbox.name not in world.engine.left
 
 
+async def test_one_that_was_made_for_a_task_and_dies_before_it_is_turned_to_is_no_loss(world: World) -> None:
+    sandbox = await world.take(world.function(warm_pool=0))
+    await world.settle()
+    world.engine.launched[0].ends()
+    await world.settle()
+    assert await anext(sandbox.stdout) == ARMED
+    with pytest.raises(SandboxUnused):
+        await sandbox.wait()
+    await sandbox.remove()
+
+
+async def test_one_that_dies_in_the_hands_of_a_task_that_does_not_turn_to_it_is_given_to_no_other(
+    world: World,
+) -> None:
+    function = world.function(warm_pool=1)
+    await world.settle()
+    first = await world.take(function)
+    world.engine.launched[0].ends()
+    await world.settle()
+    await first.remove()
+    second = await world.take(function)
+    await world.settle()
+    assert second.name != first.name
+    assert first.name not in world.engine.left
+    await second.remove()
+
+
 @pytest.mark.parametrize("last", [frame("E", b"{}"), b"", b"\0" * 8])
 async def test_a_handler_that_cannot_be_imported_is_tried_ever_more_seldom(world: World, last: bytes) -> None:
     world.engine.arms = False
