@@ -27,10 +27,9 @@ from dispatcher.pools.pools import Pools
 from dispatcher.repeats import Repeats
 from dispatcher.runtimes.base import Runtime, Sandbox, SandboxSpec
 from dispatcher.stop import Stop
+from dispatcher.storing import Blobs, Store
 from dispatcher.work import CANCELLED, Work
 from mayfly.errors import (
-    BlobNotFound,
-    BlobsUnavailable,
     IsolationRefused,
     LogUnavailable,
     SandboxesUnavailable,
@@ -42,20 +41,11 @@ from mayfly.faultpoints import FaultPoint, reached
 from mayfly.function import Function
 from mayfly.settings import Settings
 from mayfly.steps import Claim
-from mayfly.task import JSON, MAX_LOSSES, NOTHING, BlobRef, FailureType, Log, Outcome, Result
+from mayfly.task import MAX_LOSSES, FailureType, Outcome
 
 log = structlog.get_logger(__name__)
 
 NO_SANDBOX: Final = "no sandbox can be had: the attempt waits"
-S3_AWAY: Final = "S3 is away: the attempt waits"
-
-
-class Blobs(Protocol):
-    """Both raise `BlobsUnavailable`; `get` raises `BlobNotFound`."""
-
-    async def put(self, key: str, data: bytes, content_type: str) -> BlobRef: ...
-
-    async def get(self, key: str) -> bytes: ...
 
 
 class Catalog(Protocol):
@@ -96,16 +86,19 @@ class Executor:
         self._settings = settings
         self._claims = claims
         self._repeats = repeats
-        self._blobs = blobs
+        self._store = Store(blobs, settings)
         self._catalog = catalog
         self._runtime = runtime
         self._pools = pools
-        self._inputs = Inputs(self, secrets=secrets, functions_dir=settings.functions_dir)
+        self._inputs = Inputs(self._store, secrets=secrets, functions_dir=settings.functions_dir)
         self._watchers = watchers
         self._on_outcome = on_outcome
         self._stops: dict[str, Stop] = {}
-        self.storing_fails = False
+
+    @property
+    def storing_fails(self) -> bool:
         """S3 does not take what attempts give: better to start no more of them."""
+        return self._store.fails
 
     def cancel(self, task_id: str) -> None:
         """Stop the task's attempt, if it runs here."""
@@ -217,7 +210,7 @@ class Executor:
         except Refused as refused:
             return Outcome(began, _now(), failure=refused.failure)
         reached(FaultPoint.RAN)
-        outcome = await self._store(command, claim, fence, reply)
+        outcome = await self._store.outcome(f"{command.task_id}/{claim.attempt}-{fence}", reply)
         reached(FaultPoint.STORED)
         return outcome
 
@@ -313,16 +306,6 @@ class Executor:
             raise Refused(FailureType.ERROR, self._runtime.egress_refusal)
         return Ready(function, await self._inputs.of(command.envelope, function))
 
-    async def fetch(self, reference: BlobRef) -> bytes:
-        """A payload from S3. Raises `Refused` when it is gone, or larger than payloads may be."""
-        if reference.size > self._settings.payload_bytes:
-            most = self._settings.payload_bytes
-            raise Refused(FailureType.INVALID, f"the payload has {reference.size} bytes, and may have {most}")
-        try:
-            return await insist(lambda: self._blobs.get(reference.key), BlobsUnavailable, S3_AWAY)
-        except BlobNotFound as error:
-            raise Refused(FailureType.INVALID, f"the payload is gone: {error}") from error
-
     async def _take(self, function: Function, spec: SandboxSpec) -> Sandbox:
         """Waits while none can be had: the function was given nothing yet, so nothing is lost.
 
@@ -332,41 +315,6 @@ class Executor:
             return await insist(lambda: self._pools.take(function, spec), SandboxesUnavailable, NO_SANDBOX)
         except IsolationRefused as error:
             raise Refused(FailureType.ERROR, str(error)) from error
-
-    # --- store
-
-    async def _store(self, command: Command, claim: Claim, fence: int, reply: Reply) -> Outcome:
-        """Put result and log where `Finished` will say that they are. Holds the slot while S3 is away."""
-        place = f"{command.task_id}/{claim.attempt}-{fence}"
-        storing = self._put(f"results/{place}", reply.result, reply.content_type)
-        logging = self._put(f"logs/{place}", reply.log or None, "text/plain; charset=utf-8")
-        if reply.result is None or not reply.log:
-            # One of them is nothing to store: what does both at once would cost more than the other.
-            blob, log_blob = await storing, await logging
-        else:
-            blob, log_blob = await asyncio.gather(storing, logging)
-        result: Result | None = None
-        if blob is not None:
-            small = reply.content_type == JSON and blob.size <= self._settings.result_inline_bytes
-            inline = msgspec.Raw(reply.result or b"") if small else NOTHING
-            result = Result(blob, reply.content_type, inline=inline)
-        kept = Log(log_blob, reply.log_dropped) if log_blob else None
-        return Outcome(reply.started_at, reply.finished_at, result, reply.failure, kept)
-
-    async def _put(self, key: str, data: bytes | None, content_type: str) -> BlobRef | None:
-        if data is None:
-            return None
-
-        async def put() -> BlobRef:
-            try:
-                blob = await self._blobs.put(key, data, content_type)
-            except BlobsUnavailable:
-                self.storing_fails = True
-                raise
-            self.storing_fails = False
-            return blob
-
-        return await insist(put, BlobsUnavailable, S3_AWAY)
 
     # --- finish, or let wait
 
