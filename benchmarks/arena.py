@@ -20,7 +20,8 @@ from confluent_kafka.admin import AdminClient, OffsetSpec
 from benchmarks.contenders.base import Unavailable
 from benchmarks.posting import Connection, request
 from benchmarks.stage import Program, Stack, own_stack, resident_mib
-from mayfly.adapters.kafka import Catalog, Log, client_config, ensure_topics, lane_topic, publish
+from mayfly.adapters.kafka import Log, client_config, ensure_topics, lane_topic
+from mayfly.adapters.kafka_catalog import Catalog, publish
 from mayfly.adapters.s3 import Blobs
 from mayfly.function import Limits
 from mayfly.manifest import EXPECTED

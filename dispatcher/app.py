@@ -37,7 +37,6 @@ from dispatcher.world import World
 from mayfly import collector
 from mayfly.adapters.kafka import (
     DEAD_LETTER_TOPIC,
-    Catalog,
     Log,
     client_config,
     deferred_topic,
@@ -46,6 +45,7 @@ from mayfly.adapters.kafka import (
     lane_topic,
     replay,
 )
+from mayfly.adapters.kafka_catalog import Catalog
 from mayfly.adapters.redis import ReadModel
 from mayfly.adapters.s3 import Blobs
 from mayfly.errors import MayflyError, ReadModelUnavailable

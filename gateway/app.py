@@ -34,7 +34,7 @@ from gateway.streams import Streams
 from gateway.tasks import Tasks
 from gateway.waiting import Waiters
 from gateway.workers import Workers
-from mayfly.adapters import kafka, redis, s3
+from mayfly.adapters import kafka, kafka_catalog, redis, s3
 from mayfly.adapters.kafka_commands import CommandReader
 from mayfly.errors import BlobsUnavailable, LogUnavailable, SettingsError
 from mayfly.settings import Settings
@@ -202,7 +202,7 @@ class Startup:
         self._failed = failed
         self._log = kafka.Log(settings)
         self._reader = CommandReader(settings)
-        self._catalog = kafka.Catalog(settings)
+        self._catalog = kafka_catalog.Catalog(settings)
         self._read_model = redis.ReadModel(settings)
         self._completeness = Completeness(
             self._read_model,

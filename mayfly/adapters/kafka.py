@@ -1,7 +1,8 @@
-"""Kafka: the log that owns the tasks, and the catalog of functions.
+"""Kafka: the log that owns the tasks.
 
-`Log` appends, `Catalog` follows the functions' topic, `ensure_topics` makes a queue's topics. The
-dispatcher's own consumer is in `dispatcher/consumer.py`, with the rules that it keeps.
+`Log` appends, `ensure_topics` makes a queue's topics, `replay` reads all that there is. A topic that is
+followed as a whole is a `Table` (`kafka_table.py`): the catalog of functions is one. The dispatcher's own
+consumer is in `dispatcher/consumer.py`, with the rules that it keeps.
 """
 
 import asyncio
@@ -26,7 +27,6 @@ from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-d
 from confluent_kafka.cimpl import NewTopic
 
 from mayfly.errors import LogUnavailable, SettingsError
-from mayfly.function import Function, decode_function, encode_function
 from mayfly.settings import Settings
 from mayfly.task import Lane
 
@@ -241,107 +241,6 @@ def _was_served(settings: Settings, queue: str) -> bool:
         return any(place.offset >= 0 for place in committed.topic_partitions)
     except (KafkaException, TimeoutError) as error:
         raise LogUnavailable(f"Kafka does not tell how far {topic} has come: {error}") from error
-
-
-# --- the catalog --------------------------------------------------------------------------------------------
-
-
-async def publish(producer: Log, function: Function) -> None:
-    """Deploy: from here on gateways take tasks for this version, and dispatchers run them on it."""
-    await producer.append(FUNCTIONS_TOPIC, encode_function(function), key=function.name)
-
-
-class Catalog:
-    """The functions as the catalog topic has them, followed from its beginning by a thread.
-
-    The thread replaces the mapping as a whole, so a reader on another thread never sees half a change.
-    """
-
-    def __init__(self, settings: Settings) -> None:
-        config = {"group.id": "mayfly-catalog", "enable.auto.commit": False, "enable.partition.eof": True}
-        self._consumer = Consumer(client_config(settings, **config))
-        self._admin = AdminClient(client_config(settings))
-        self._functions: dict[str, Function] = {}
-        self.revision = 0
-        """How far the topic was read: the same number for everybody who has read as far."""
-        self._read_to_end = threading.Event()
-        self._read = threading.Event()
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._follow, name="mayfly-catalog", daemon=True)
-
-    async def start(self) -> None:
-        """Returns when the topic was read to its end. Raises `LogUnavailable`; it may be called again."""
-        if not self._thread.is_alive():
-            self._thread.start()
-        if not await asyncio.to_thread(self._read_to_end.wait, 30):
-            raise LogUnavailable("the catalog of functions could not be read within 30 s")
-
-    def get(self, name: str) -> Function | None:
-        return self._functions.get(name)
-
-    async def find(self, name: str, revision: int) -> Function | None:
-        """The function, as it was at that revision or later; None if there is none at the topic's very end.
-
-        Whoever accepted a task may have read further than we have. Raises `LogUnavailable`.
-        """
-        if self.revision < revision or name not in self._functions:
-            await self._reach_end()
-        return self._functions.get(name)
-
-    async def _reach_end(self) -> None:
-        place = TopicPartition(FUNCTIONS_TOPIC, 0)
-        # Not asked of the consumer: it answers nobody else while a thread polls it.
-        latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
-        asked = self._admin.list_offsets({place: latest}, request_timeout=10)[place]
-        try:
-            end = (await asyncio.to_thread(asked.result)).offset
-        except KafkaException as error:
-            raise LogUnavailable(f"the catalog's end is not known: {error.args[0].str()}") from error
-        while self.revision < end:
-            read = self._read
-            await asyncio.to_thread(read.wait, 1.0)
-
-    def all(self) -> list[Function]:
-        """By name, retired ones included."""
-        return sorted(self._functions.values(), key=lambda function: function.name)
-
-    async def close(self) -> None:
-        self._stop.set()
-        if self._thread.is_alive():
-            await asyncio.to_thread(self._thread.join)
-
-    def _follow(self) -> None:
-        self._consumer.assign([TopicPartition(FUNCTIONS_TOPIC, 0, OFFSET_BEGINNING)])
-        while not self._stop.is_set():
-            message = self._consumer.poll(0.25)
-            if message is not None:
-                self._take(message)
-                # Those who wait for this one wait on this event; who comes later gets the next.
-                read, self._read = self._read, threading.Event()
-                read.set()
-        self._consumer.close()
-
-    def _take(self, message: Message) -> None:
-        error, key, value = message.error(), message.key(), message.value()
-        if error is not None and error.code() != KafkaError._PARTITION_EOF:
-            log.warning("the catalog cannot be read just now", extra={"reason": error.str()})
-            return
-        if error is not None:
-            # The end's offset counts what compaction took away behind the last record.
-            self.revision = message.offset() or 0
-            self._read_to_end.set()
-            return
-        name = key.decode(errors="replace") if isinstance(key, bytes) else str(key)
-        functions = dict(self._functions)
-        function = decode_function(value) if isinstance(value, bytes) else None
-        if function is not None:
-            functions[name] = function
-        elif value is None:
-            functions.pop(name, None)
-        else:
-            log.warning("the catalog has an entry that is none", extra={"function": name})
-        self._functions = functions
-        self.revision = (message.offset() or 0) + 1
 
 
 # --- reading it all -----------------------------------------------------------------------------------------

@@ -12,7 +12,8 @@ import docker
 import msgspec
 from watchfiles import awatch
 
-from mayfly.adapters.kafka import Catalog, Log, ensure_topics, publish
+from mayfly.adapters.kafka import Log, ensure_topics
+from mayfly.adapters.kafka_catalog import Catalog, publish
 from mayfly.base_image import ensure_base
 from mayfly.build import build, function_folders
 from mayfly.errors import FunctionError, MayflyError, StackError

@@ -21,7 +21,8 @@ import pytest
 from confluent_kafka import Consumer, KafkaError, TopicPartition
 
 from dispatcher.runtimes.docker import DockerRuntime
-from mayfly.adapters.kafka import FUNCTIONS_TOPIC, Log, ensure_topics, events_topic, publish
+from mayfly.adapters.kafka import FUNCTIONS_TOPIC, Log, ensure_topics, events_topic
+from mayfly.adapters.kafka_catalog import publish
 from mayfly.build import build
 from mayfly.client import Client
 from mayfly.events import Claimed, Finished, decode_event

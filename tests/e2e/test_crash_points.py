@@ -18,7 +18,8 @@ import httpx
 import msgspec
 import pytest
 
-from mayfly.adapters.kafka import FUNCTIONS_TOPIC, Log, ensure_topics, publish
+from mayfly.adapters.kafka import FUNCTIONS_TOPIC, Log, ensure_topics
+from mayfly.adapters.kafka_catalog import publish
 from mayfly.build import build
 from mayfly.client import Client, Task
 from mayfly.faultpoints import GATEWAY, FaultPoint

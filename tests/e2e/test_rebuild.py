@@ -16,7 +16,8 @@ import pytest
 from redis.asyncio import Redis
 
 from dispatcher.housekeeping import Housekeeping
-from mayfly.adapters.kafka import DEAD_LETTER_TOPIC, Log, events_topic, publish, replay
+from mayfly.adapters.kafka import DEAD_LETTER_TOPIC, Log, events_topic, replay
+from mayfly.adapters.kafka_catalog import publish
 from mayfly.adapters.redis import ReadModel
 from mayfly.adapters.s3 import Blobs
 from mayfly.build import build

@@ -14,7 +14,7 @@ import httpx
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 
-from mayfly.adapters import kafka
+from mayfly.adapters import kafka, kafka_catalog
 from mayfly.adapters.redis import ReadModel
 from mayfly.events import Finished
 from mayfly.function import Function
@@ -111,7 +111,7 @@ async def function(settings: Settings) -> AsyncIterator[Function]:
     function = Function(name, "image", "1", queue=settings.queue, schema=schema)
     log = kafka.Log(settings)
     await log.start()
-    await kafka.publish(log, function)
+    await kafka_catalog.publish(log, function)
     yield function
     await log.close()
 

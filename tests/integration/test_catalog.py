@@ -5,7 +5,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from mayfly.adapters.kafka import FUNCTIONS_TOPIC, Catalog, Log, ensure_topics, publish
+from mayfly.adapters.kafka import FUNCTIONS_TOPIC, Log, ensure_topics
+from mayfly.adapters.kafka_catalog import Catalog, publish
 from mayfly.function import Function
 from mayfly.settings import Settings
 

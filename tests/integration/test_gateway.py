@@ -11,7 +11,7 @@ import httpx
 import pytest
 from gateway_process import PATIENCE, StartGateway, commands, finish, queue, until
 
-from mayfly.adapters import kafka
+from mayfly.adapters import kafka, kafka_catalog
 from mayfly.adapters.redis import ReadModel
 from mayfly.adapters.s3 import Blobs
 from mayfly.function import Function
@@ -57,7 +57,7 @@ async def test_a_function_that_is_deployed_while_it_runs_is_taken_at_once(
         await until(http, "/readyz", 200)
         name = f"f-{uuid.uuid4().hex[:12]}"
         assert (await http.post("/tasks", json={"taskType": name, "payload": 1})).status_code == 422
-        await kafka.publish(log, Function(name, "image", "1", queue=settings.queue))
+        await kafka_catalog.publish(log, Function(name, "image", "1", queue=settings.queue))
         await until(http, f"/functions/{name}", 200)
         assert (await http.post("/tasks", json={"taskType": name, "payload": 1})).status_code == 202
         assert f"payload.{name}" in (await http.get("/openapi.json")).text

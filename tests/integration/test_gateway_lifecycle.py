@@ -13,7 +13,7 @@ from confluent_kafka.admin import AdminClient
 from gateway_process import PATIENCE, StartGateway, commands, finish, queue, until
 from redis.asyncio import Redis
 
-from mayfly.adapters import kafka
+from mayfly.adapters import kafka, kafka_catalog
 from mayfly.adapters.kafka_commands import CommandReader
 from mayfly.adapters.redis import ReadModel
 from mayfly.adapters.redis_reads import CANCELS, log_key
@@ -122,7 +122,7 @@ async def test_a_queue_without_a_dispatcher_takes_tasks(
     log = kafka.Log(settings)
     await log.start()
     elsewhere = Function(f"{function.name}-x", "image", "1", queue=f"{settings.queue}-x")
-    await kafka.publish(log, elsewhere)
+    await kafka_catalog.publish(log, elsewhere)
     await log.close()
     async with start_gateway().client() as http:
         await until(http, f"/functions/{elsewhere.name}", 200)

@@ -9,7 +9,8 @@ from pathlib import Path
 import docker
 import pytest
 
-from mayfly.adapters.kafka import Catalog, ensure_topics
+from mayfly.adapters.kafka import ensure_topics
+from mayfly.adapters.kafka_catalog import Catalog
 from mayfly.function import Function
 from mayfly.settings import Settings
 from mayfly.stack.deployer import Deployer, deployed

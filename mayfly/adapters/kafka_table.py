@@ -1,0 +1,102 @@
+"""Topics of one partition that are read as a whole, and followed: a catalog, a book of records."""
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
+
+from mayfly.adapters.kafka import client_config
+from mayfly.errors import LogUnavailable
+from mayfly.settings import Settings
+
+log = logging.getLogger(__name__)
+
+READ_SECONDS: Final = 30.0
+
+
+class Row(NamedTuple):
+    """A record. `value` is None where its key was taken away; `timestamp` is its append time, milliseconds
+    since 1970, UTC."""
+
+    offset: int
+    key: str
+    value: bytes | None
+    timestamp: int
+
+
+class Table:
+    """Follows a topic from its beginning, in a thread of its own, which gives each record to `take`."""
+
+    def __init__(self, settings: Settings, topic: str, take: Callable[[Row], None]) -> None:
+        config = {"group.id": f"{topic}-table", "enable.auto.commit": False, "enable.partition.eof": True}
+        self._place = TopicPartition(topic, 0, OFFSET_BEGINNING)
+        self._consumer = Consumer(client_config(settings, **config))
+        self._admin = AdminClient(client_config(settings))
+        self._hand_over = take
+        self.revision = 0
+        """How far the topic was read: the same number for everybody who has read as far."""
+        self._read_to_end = threading.Event()
+        self._read = threading.Event()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name=topic, daemon=True)
+
+    async def start(self) -> None:
+        """Returns when the topic was read to its end. Raises `LogUnavailable`; it may be called again."""
+        if not self._thread.is_alive():
+            self._thread.start()
+        if not await asyncio.to_thread(self._read_to_end.wait, READ_SECONDS):
+            raise LogUnavailable(f"{self._place.topic} could not be read within {READ_SECONDS:g} s")
+
+    async def reach(self, revision: int) -> None:
+        """Returns when it was read so far."""
+        while self.revision < revision:
+            read = self._read
+            await asyncio.to_thread(read.wait, 1.0)
+
+    async def reach_end(self) -> None:
+        """Returns when all was read that is there now. Raises `LogUnavailable`."""
+        place = TopicPartition(self._place.topic, 0)
+        # Not asked of the consumer: it answers nobody else while a thread polls it.
+        latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
+        asked = self._admin.list_offsets({place: latest}, request_timeout=10)[place]
+        try:
+            end = (await asyncio.to_thread(asked.result)).offset
+        except KafkaException as error:
+            raise LogUnavailable(f"the end of {place.topic} is not known: {error.args[0].str()}") from error
+        await self.reach(end)
+
+    async def close(self) -> None:
+        self._stop.set()
+        if self._thread.is_alive():
+            await asyncio.to_thread(self._thread.join)
+
+    def _follow(self) -> None:
+        self._consumer.assign([self._place])
+        while not self._stop.is_set():
+            message = self._consumer.poll(0.25)
+            if message is not None:
+                self._take(message)
+                # Those who wait for this one wait on this event; who comes later gets the next.
+                read, self._read = self._read, threading.Event()
+                read.set()
+        self._consumer.close()
+
+    def _take(self, message: Message) -> None:
+        error, key, value, offset = message.error(), message.key(), message.value(), message.offset() or 0
+        if error is not None and error.code() != KafkaError._PARTITION_EOF:
+            reason = {"topic": self._place.topic, "reason": error.str()}
+            log.warning("a topic cannot be read just now", extra=reason)
+            return
+        if error is not None:
+            # The end's offset counts what compaction took away behind the last record.
+            self.revision = offset
+            self._read_to_end.set()
+            return
+        name = key.decode(errors="replace") if isinstance(key, bytes) else str(key)
+        row = Row(offset, name, value if isinstance(value, bytes) else None, message.timestamp()[1])
+        self._hand_over(row)
+        self.revision = offset + 1
