@@ -83,8 +83,12 @@ async def settle(sandbox: Sandbox, logging: "asyncio.Task[None]", *, at_once: bo
     with contextlib.suppress(SandboxLost):
         if not at_once and await _ended(sandbox, logging, LINGER_SECONDS):
             return
-        await sandbox.kill("SIGKILL")
-        await _ended(sandbox, logging, DRAIN_SECONDS)
+        # Read meanwhile: an engine answers only when what it ended is gone, and that waits for its last bytes.
+        killing = asyncio.create_task(sandbox.kill("SIGKILL"))
+        try:
+            await _ended(sandbox, logging, DRAIN_SECONDS)
+        finally:
+            await cancel(killing)
 
 
 async def _ended(sandbox: Sandbox, logging: "asyncio.Task[None]", seconds: float) -> bool:
