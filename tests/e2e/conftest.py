@@ -222,6 +222,14 @@ async def sleeper(fleet: Fleet, sleeper_image: Function) -> AsyncIterator[Functi
         yield function
 
 
+@pytest.fixture
+async def light_sleeper(fleet: Fleet, sleeper_image: Function) -> AsyncIterator[Function]:
+    """The same, of which hundreds may run: forks, for a container takes a core a quarter of a second."""
+    function = msgspec.structs.replace(sleeper_image, queue=fleet.settings.queue, isolation="fork")
+    async with deployed(fleet, function):
+        yield function
+
+
 @contextlib.asynccontextmanager
 async def deployed(fleet: Fleet, function: Function) -> AsyncIterator[None]:
     """In the catalog while this lasts. Another gateway on the same parts would go on to mind its queue, whose

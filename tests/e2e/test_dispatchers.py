@@ -35,7 +35,7 @@ async def expect_one_outcome_each(fleet: Fleet, ids: list[str]) -> None:
 
 
 async def test_three_dispatchers_share_300_tasks_and_each_completes_once(
-    fleet: Fleet, sleeper: Function
+    fleet: Fleet, light_sleeper: Function
 ) -> None:
     client = fleet.gateway()
     fleet.dispatchers(3)
