@@ -83,7 +83,7 @@ async def settle(sandbox: Sandbox, logging: "asyncio.Task[None]", *, at_once: bo
     with contextlib.suppress(SandboxLost):
         if not at_once and await _ended(sandbox, logging, LINGER_SECONDS):
             return
-        # Read meanwhile: an engine answers only when what it ended is gone, and that waits for its last bytes.
+        # Read meanwhile: an engine answers when what it killed is gone, which waits for its last bytes.
         killing = asyncio.create_task(sandbox.kill("SIGKILL"))
         try:
             await _ended(sandbox, logging, DRAIN_SECONDS)
