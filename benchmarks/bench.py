@@ -31,6 +31,8 @@ RESULTS: Final = REPOSITORY / "benchmarks" / "results"
 PAGE: Final = REPOSITORY / "docs" / "performance.md"
 BEGIN, END = "<!-- begin: make bench -->\n", "<!-- end: make bench -->\n"
 AT_ONCE: Final = (1, 2, 4)
+SLOTS: Final = 64
+"""Where many sandboxes run in one container: the more tasks are on their way, the more share a round trip."""
 
 
 class Plan(NamedTuple):
@@ -55,11 +57,11 @@ def contenders(arena: Arena, plan: Plan) -> list[Contender]:
         Mayfly(arena, "oci", "container", 4, keep=40, runtime="oci"),
         *(celery.Celery(arena, at_once, per_task=True) for at_once in AT_ONCE),
         *(rq.Rq(arena, at_once) for at_once in AT_ONCE),
-        Mayfly(arena, "fork", "fork", 16, keep=200, singles=1.5),
+        Mayfly(arena, "fork", "fork", SLOTS, keep=300, singles=1.5, runtime="oci"),
         *(celery.Celery(arena, at_once, per_task=False) for at_once in AT_ONCE),
-        Mayfly(arena, "warm", "warm", 16, keep=200, singles=1.5),
-        Backlog(arena, "backlog_1k", backlog, 16, 1000),
-        Backlog(arena, "backlog_1m", backlog, 16, plan.long_backlog),
+        Mayfly(arena, "warm", "warm", SLOTS, keep=300, singles=1.5, runtime="oci"),
+        Backlog(arena, "backlog_1k", backlog, SLOTS, 1000),
+        Backlog(arena, "backlog_1m", backlog, SLOTS, plan.long_backlog),
         BarePost(arena),
         Post(arena),
     ]

@@ -27,6 +27,8 @@ CONNECTIONS: Final = 16
 """Of the client that submits. It shares the cores with what it measures."""
 AFTER: Final = 100
 """Tasks of a backlog that have ended before the clock starts: its processes have been started then."""
+COLD: Final = 10
+"""Containers that have ended before the clock starts: a dispatcher that has just begun is no steady state."""
 IGNORED: Final = 3
 """Of the tasks that are timed one by one, the first: something had to be started for them."""
 
@@ -138,7 +140,7 @@ class Mayfly:
     def _after(self) -> int:
         """What has ended before the clock starts: where processes are to be started that then make or serve
         many sandboxes, all that was submitted before the first one was."""
-        return max(1 if self._isolation == "container" else self._keep, self.copies)
+        return max(COLD if self._isolation == "container" else self._keep, self.copies)
 
     def _time_singles(self, tasks: Tasks) -> Iterator[float]:
         if not self._singles:
