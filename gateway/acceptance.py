@@ -105,7 +105,7 @@ class Acceptance:
             raise Problem("log_unavailable", _ambiguous(envelope), taskId=task_id) from error
         reached(FaultPoint.AFTER_APPEND)
         self._metrics.produce_seconds.observe(time.perf_counter() - started)
-        self._metrics.accepted.labels(function.name).inc()
+        self._metrics.accepted(function.name)
         queued = view.queued(
             whole,
             queue=queue,

@@ -40,7 +40,7 @@ class Metrics:
             buckets=_SECONDS,
             registry=self.registry,
         )
-        self.accepted = Counter(
+        self._accepted = Counter(
             "mayfly_gateway_tasks_accepted",
             "Tasks that the log has acknowledged",
             ["function"],
@@ -53,9 +53,26 @@ class Metrics:
             registry=self.registry,
         )
 
+        # To look a label's child up takes longer than to count on it.
+        self._answers: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
+        self._acceptances: dict[str, Counter] = {}
+
     def answered(self, route: str, method: str, code: int, seconds: float) -> None:
-        self._requests.labels(route, method, str(code)).inc()
-        self._request_seconds.labels(route, method).observe(seconds)
+        key = route, method, code
+        if (found := self._answers.get(key)) is None:
+            found = (
+                self._requests.labels(route, method, str(code)),
+                self._request_seconds.labels(route, method),
+            )
+            self._answers[key] = found
+        found[0].inc()
+        found[1].observe(seconds)
+
+    def accepted(self, function: str) -> None:
+        """The log has acknowledged a task of that function."""
+        if (found := self._acceptances.get(function)) is None:
+            found = self._acceptances[function] = self._accepted.labels(function)
+        found.inc()
 
     async def get(self, _request: Request) -> Response:
         return Response(generate_latest(self.registry), media_type=CONTENT_TYPE_LATEST)

@@ -7,9 +7,7 @@ consumer is in `dispatcher/consumer.py`, with the rules that it keeps.
 
 import asyncio
 import logging
-import threading
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -35,6 +33,12 @@ log = logging.getLogger(__name__)
 FUNCTIONS_TOPIC: Final = "mayfly.functions"
 DEAD_LETTER_TOPIC: Final = "mayfly.dead-letter"
 MAX_MESSAGE_BYTES: Final = 1_000_000
+LEADER_SECONDS: Final = 3.0
+"""How long a topic that was just made may take until its partitions are served."""
+POLL_SECONDS: Final = 0.001
+"""Between two looks for acknowledgements, while some are awaited."""
+IDLE_SECONDS: Final = 0.1
+"""While none is: what else librdkafka has to tell is its log."""
 
 
 def lane_topic(queue: str, lane: Lane) -> str:
@@ -93,18 +97,28 @@ class Log:
                 },
             )
         )
-        self._delivered: deque[tuple[asyncio.Future[Appended], KafkaError | None, Message]] = deque()
-        self._told = False
-        self._stop = threading.Event()
-        self._poller = threading.Thread(target=self._poll, name="mayfly-producer", daemon=True)
+        self._awaited: set[asyncio.Future[Appended]] = set()
+        """What the broker has not answered for."""
+        self._timer: asyncio.TimerHandle | None = None
+        self._closed = False
 
     async def start(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._poller.start()
+        self._poll()
 
     def _poll(self) -> None:
-        while not self._stop.is_set():
-            self._producer.poll(0.1)
+        """Hear what the broker has acknowledged. On the event loop, at a pace: a thread that waits for it
+        would take the interpreter's lock from the loop for each answer, which costs more than all of this."""
+        if self._closed:
+            return
+        self._producer.poll(0)
+        self._timer = self._loop.call_later(POLL_SECONDS if self._awaited else IDLE_SECONDS, self._poll)
+
+    def _poll_soon(self) -> None:
+        """For a first record that is on its way: the next look is not to be the idle one."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_later(POLL_SECONDS, self._poll)
 
     async def append(
         self, topic: str, value: bytes | None, *, key: str | None = None, partition: int | None = None
@@ -116,11 +130,14 @@ class Log:
         future: asyncio.Future[Appended] = self._loop.create_future()
 
         def delivered(error: KafkaError | None, message: Message) -> None:
-            self._delivered.append((future, error, message))
-            # The loop is told once for all that the broker acknowledges at once: to be told costs more.
-            if not self._told:
-                self._told = True
-                self._loop.call_soon_threadsafe(self._settle)
+            self._awaited.discard(future)
+            if future.done():
+                return
+            if error is not None:
+                future.set_exception(LogUnavailable(f"Kafka did not acknowledge: {error.str()}"))
+            else:
+                place = message.partition() or 0, message.offset() or 0, message.timestamp()[1]
+                future.set_result(Appended(*place))
 
         where: dict[str, Any] = {} if partition is None else {"partition": partition}
         try:
@@ -129,21 +146,12 @@ class Log:
             raise LogUnavailable("the producer's queue is full: Kafka takes less than is sent") from error
         except KafkaException as error:
             raise LogUnavailable(f"Kafka refused the record: {error.args[0].str()}") from error
+        if not self._awaited:
+            self._poll_soon()
+        self._awaited.add(future)
+        # Whoever appends hears what has come since.
+        self._producer.poll(0)
         return await future
-
-    def _settle(self) -> None:
-        # Before the first look: what is delivered from here on tells again.
-        self._told = False
-        while self._delivered:
-            future, error, message = self._delivered.popleft()
-            if future.done():
-                continue
-            if error is not None:
-                future.set_exception(LogUnavailable(f"Kafka did not acknowledge: {error.str()}"))
-                continue
-            future.set_result(
-                Appended(message.partition() or 0, message.offset() or 0, message.timestamp()[1])
-            )
 
     async def ready(self) -> None:
         """Raises `LogUnavailable` unless a broker answers."""
@@ -154,10 +162,11 @@ class Log:
 
     async def close(self) -> None:
         """Wait for what is on its way, then stop."""
-        await asyncio.to_thread(self._producer.flush, self._timeout)
-        self._stop.set()
-        if self._poller.is_alive():
-            await asyncio.to_thread(self._poller.join)
+        if self._awaited:
+            await asyncio.wait(self._awaited, timeout=self._timeout)
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
 
 
 # --- topics -------------------------------------------------------------------------------------------------
@@ -221,7 +230,16 @@ async def was_served(settings: Settings, queue: str) -> bool:
 
     Raises `LogUnavailable`.
     """
-    return await asyncio.to_thread(_was_served, settings, queue)
+    deadline = time.monotonic() + LEADER_SECONDS
+    while True:
+        try:
+            return await asyncio.to_thread(_was_served, settings, queue)
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.NOT_LEADER_FOR_PARTITION or time.monotonic() > deadline:
+                reason = f"Kafka does not tell how far {events_topic(queue)} has come: {error}"
+                raise LogUnavailable(reason) from error
+        # The topic was made just now, and no broker has taken its partitions up yet.
+        await asyncio.sleep(0.05)
 
 
 def _was_served(settings: Settings, queue: str) -> bool:
@@ -239,8 +257,8 @@ def _was_served(settings: Settings, queue: str) -> bool:
         group = ConsumerGroupTopicPartitions(dispatcher_group(queue), places)
         committed = admin.list_consumer_group_offsets([group], request_timeout=5)[group.group_id].result(5)
         return any(place.offset >= 0 for place in committed.topic_partitions)
-    except (KafkaException, TimeoutError) as error:
-        raise LogUnavailable(f"Kafka does not tell how far {topic} has come: {error}") from error
+    except TimeoutError as error:
+        raise LogUnavailable(f"Kafka does not tell how far {topic} has come in time") from error
 
 
 # --- reading it all -----------------------------------------------------------------------------------------
