@@ -223,17 +223,17 @@ class Stack:
         await together(part.start(settings) for part in parts)
 
     async def _keep(self, part: Part) -> None:
-        backoff = FIRST_BACKOFF
+        backoff = 0.0
         began = time.monotonic()
         while True:
             await asyncio.sleep(POLL)
             if not part.died:
                 continue
             if time.monotonic() - began > STEADY:
-                backoff = FIRST_BACKOFF
+                backoff = 0.0
             part.say(f"{part.died}, started again in {backoff:.1f} s; its log is {self.home.log(part.name)}")
             await asyncio.sleep(backoff)
-            backoff = min(2 * backoff, LONGEST_BACKOFF)
+            backoff = min(max(FIRST_BACKOFF, 2 * backoff), LONGEST_BACKOFF)
             began = time.monotonic()
             await self._start_again(part)
 
