@@ -301,7 +301,7 @@ class Dispatcher:
     def _limit_of(self, envelope: Envelope) -> Limit | None:
         function = self._catalog.get(envelope.task_type)
         concurrency = function.concurrency if function else None
-        return limit_of(envelope.task_type, concurrency, envelope.concurrency_key)
+        return limit_of(envelope.task_type, concurrency, envelope.concurrency_key, envelope.tenant)
 
     async def _hear_cancels(self) -> None:
         """A task may run here although its partition is another's by now: then no event of it is read."""

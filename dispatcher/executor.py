@@ -185,7 +185,8 @@ class Executor:
             return None
         if claim.losses > losses_allowed(command, function):
             return None
-        return asyncio.create_task(self._take(function, SandboxSpec.of(function, command.task_id)))
+        spec = SandboxSpec.of(function, command.task_id, tenant=command.envelope.tenant)
+        return asyncio.create_task(self._take(function, spec))
 
     # --- run
 
@@ -232,7 +233,8 @@ class Executor:
             timeout=command.envelope.timeout_seconds,
             settings=self._settings,
         )
-        spec = SandboxSpec.of(function, command.task_id, environment_at_start(function, request))
+        env = environment_at_start(function, request)
+        spec = SandboxSpec.of(function, command.task_id, env, tenant=command.envelope.tenant)
         while not stop.is_set():
             sandbox = await self._taken(launching or asyncio.create_task(self._take(function, spec)), stop)
             log.info("runs", sandbox=sandbox.name, attempt=claim.attempt)

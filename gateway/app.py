@@ -14,19 +14,23 @@ from typing import Any, Final
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute
 
 from gateway.acceptance import Acceptance
+from gateway.access import Access, Guarded, Handler, for_operators
 from gateway.completeness import Completeness
 from gateway.docs import Docs
 from gateway.errors import UNAVAILABLE, Problem, on_http, on_problem, on_unavailable
 from gateway.functions import Functions
 from gateway.health import Check, Health
+from gateway.jwks import Jwks
+from gateway.keys import Keys
 from gateway.letters import Letters
+from gateway.login import Login
 from gateway.logs import Logs
 from gateway.observation import Metrics, Observer
 from gateway.openapi import OpenApi
-from gateway.ports import Blobs, Catalog, Commands, ReadModel
+from gateway.ports import Blobs, Catalog, Commands, Control, ReadModel
 from gateway.rebuilds import Rebuilds
 from gateway.reruns import Originals, Reruns
 from gateway.security import Guard
@@ -34,9 +38,12 @@ from gateway.streams import Streams
 from gateway.tasks import Tasks
 from gateway.waiting import Waiters
 from gateway.workers import Workers
-from mayfly.adapters import kafka, kafka_catalog, redis, s3
+from mayfly.adapters import kafka, kafka_catalog, kafka_control, redis, s3
 from mayfly.adapters.kafka_commands import CommandReader
 from mayfly.errors import BlobsUnavailable, LogUnavailable, SettingsError
+from mayfly.identity.keys import Credential, parse
+from mayfly.identity.principal import Scope
+from mayfly.identity.tokens import Tokens
 from mayfly.settings import Settings
 from mayfly.task import Lane
 
@@ -47,7 +54,8 @@ RETRY_SECONDS: Final = 1.0
 
 @dataclass(frozen=True)
 class Parts:
-    """What the handlers work on. `catalog_is_read` says whether the catalog has been read to its end."""
+    """What the handlers work on. `catalog_is_read` says whether the catalog has been read to its end, and
+    `control_is_read` the same of the keys and users."""
 
     commands: Commands
     read_model: ReadModel
@@ -55,6 +63,8 @@ class Parts:
     catalog: Catalog
     catalog_is_read: Callable[[], bool]
     completeness: Completeness
+    control: Control
+    control_is_read: Callable[[], bool]
 
 
 class Gateway:
@@ -64,6 +74,16 @@ class Gateway:
         self.waiters = Waiters(parts.read_model)
         self._parts = parts
         self._metrics = Metrics()
+        tokens = _tokens(settings)
+        self.access = Access(
+            required=settings.auth,
+            book=parts.control.book,
+            is_read=parts.control_is_read,
+            tokens=tokens,
+            admin_key=_admin_key(settings),
+        )
+        self._keys = Keys(parts.control)
+        self._login = Login(parts.control.book, tokens, seconds=settings.login_seconds)
         self._functions = Functions(parts.catalog, parts.catalog_is_read)
         self._workers = Workers(parts.read_model)
         self._rebuilds = Rebuilds(parts.completeness)
@@ -86,31 +106,40 @@ class Gateway:
         )
 
     def routes(self) -> list[BaseRoute]:
-        docs, openapi = Docs(), OpenApi(self._functions)
-        return [
-            Route("/tasks", self._tasks.submit, methods=["POST"]),
-            Route("/tasks", self._tasks.list, methods=["GET"]),
-            Route("/tasks/{task_id}", self._tasks.get, methods=["GET"]),
-            Route("/tasks/{task_id}/result", self._tasks.result, methods=["GET"]),
-            Route("/tasks/{task_id}/logs", self._logs.get, methods=["GET"]),
-            Route("/tasks/{task_id}/events", self._streams.get, methods=["GET"]),
-            Route("/tasks/{task_id}/cancel", self._tasks.cancel, methods=["POST"]),
-            Route("/tasks/{task_id}/rerun", self._reruns.submit, methods=["POST"]),
-            Route("/dead-letters", self._letters.list, methods=["GET"]),
-            Route("/dead-letters/redrive", self._letters.redrive, methods=["POST"]),
-            Route("/dead-letters/purge", self._letters.purge, methods=["POST"]),
-            Route("/functions", self._functions.list, methods=["GET"]),
-            Route("/functions/{name}", self._functions.get, methods=["GET"]),
-            Route("/workers", self._workers.list, methods=["GET"]),
-            Route("/rebuild", self._rebuilds.start, methods=["POST"]),
-            Route("/rebuild", self._rebuilds.get, methods=["GET"]),
-            Route("/healthz", self._health.alive, methods=["GET"]),
-            Route("/readyz", self._health.ready, methods=["GET"]),
-            Route("/metrics", self._metrics.get, methods=["GET"]),
-            Route("/openapi.json", openapi.get, methods=["GET"]),
-            Route("/docs", docs.page, methods=["GET"]),
-            Route("/docs/{asset}", docs.asset, methods=["GET"]),
+        """Each with the scope that it needs, or None where it is open; what concerns every tenant is an
+        operator's."""
+        docs, operator = Docs(), for_operators
+        submit, read, cancel, admin = Scope.SUBMIT, Scope.READ, Scope.CANCEL, Scope.ADMIN
+        table: list[tuple[str, str, Handler, Scope | None]] = [
+            ("POST", "/tasks", self._tasks.submit, submit),
+            ("GET", "/tasks", self._tasks.list, read),
+            ("GET", "/tasks/{task_id}", self._tasks.get, read),
+            ("GET", "/tasks/{task_id}/result", self._tasks.result, read),
+            ("GET", "/tasks/{task_id}/logs", self._logs.get, read),
+            ("GET", "/tasks/{task_id}/events", self._streams.get, read),
+            ("POST", "/tasks/{task_id}/cancel", self._tasks.cancel, cancel),
+            ("POST", "/tasks/{task_id}/rerun", self._reruns.submit, submit),
+            ("GET", "/dead-letters", self._letters.list, read),
+            ("POST", "/dead-letters/redrive", self._letters.redrive, submit),
+            ("POST", "/dead-letters/purge", self._letters.purge, cancel),
+            ("GET", "/functions", self._functions.list, read),
+            ("GET", "/functions/{name}", self._functions.get, read),
+            ("GET", "/workers", operator(self._workers.list), admin),
+            ("POST", "/rebuild", operator(self._rebuilds.start), admin),
+            ("GET", "/rebuild", operator(self._rebuilds.get), admin),
+            ("GET", "/metrics", operator(self._metrics.get), admin),
+            ("POST", "/keys", self._keys.create, admin),
+            ("GET", "/keys", self._keys.list, admin),
+            ("DELETE", "/keys/{key_id}", self._keys.revoke, admin),
+            ("POST", "/login", self._login.post, None),
+            ("GET", "/healthz", self._health.alive, None),
+            ("GET", "/readyz", self._health.ready, None),
+            ("GET", "/docs", docs.page, None),
+            ("GET", "/docs/{asset}", docs.asset, None),
         ]
+        openapi = OpenApi(self._functions, {(method, path): needs for method, path, _, needs in table})
+        table.append(("GET", "/openapi.json", openapi.get, None))
+        return [Guarded(path, handler, method, needs, self.access) for method, path, handler, needs in table]
 
     def app(self, start: Callable[[], Coroutine[Any, Any, None]], stop: Check) -> Starlette:
         """The ASGI application; `start` runs beside it, `stop` when it has ended."""
@@ -128,7 +157,11 @@ class Gateway:
 
         app = Starlette(
             routes=self.routes(),
-            middleware=[Middleware(Observer, metrics=self._metrics), Middleware(Guard)],
+            middleware=[
+                Middleware(Observer, metrics=self._metrics),
+                # Where everybody says who they are, a page of another site has nothing to say.
+                *([] if self.access.required else [Middleware(Guard)]),
+            ],
             exception_handlers={
                 Problem: on_problem,
                 HTTPException: on_http,
@@ -142,6 +175,30 @@ class Gateway:
     async def _catalog_ready(self) -> None:
         if not self._parts.catalog_is_read():
             raise LogUnavailable("the functions have not been read from the log yet")
+
+
+def _tokens(settings: Settings) -> Tokens | None:
+    """Raises `SettingsError`."""
+    if settings.jwt_secret is None and settings.jwt_jwks_url is None:
+        return None
+    secret = settings.jwt_secret.get_secret_value() if settings.jwt_secret else None
+    public = Jwks(settings.jwt_jwks_url) if settings.jwt_jwks_url else None
+    try:
+        return Tokens(
+            issuer=settings.jwt_issuer, audience=settings.jwt_audience, secret=secret, public=public
+        )
+    except ValueError as error:
+        raise SettingsError(f"MAYFLY_JWT_SECRET: {error}") from None
+
+
+def _admin_key(settings: Settings) -> Credential | None:
+    """Raises `SettingsError`."""
+    if settings.admin_key is None:
+        return None
+    credential = parse(settings.admin_key.get_secret_value())
+    if credential is None:
+        raise SettingsError("MAYFLY_ADMIN_KEY is no key: `mayfly keys generate` prints one")
+    return credential
 
 
 def _in_background(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -212,7 +269,8 @@ class Startup:
         )
         self._read_model.guard(self._completeness.require)
         self._blobs = s3.Blobs(settings)
-        self._catalog_read = False
+        self._control = kafka_control.Control(settings, self._log)
+        self._catalog_read = self._control_read = False
 
     def _queues(self) -> set[str]:
         return {self._settings.queue, *(function.queue for function in self._catalog.all())}
@@ -225,6 +283,8 @@ class Startup:
             catalog=self._catalog,
             catalog_is_read=lambda: self._catalog_read,
             completeness=self._completeness,
+            control=self._control,
+            control_is_read=lambda: self._control_read,
         )
 
     async def run(self) -> None:
@@ -239,9 +299,12 @@ class Startup:
         await _until_done(lambda: kafka.ensure_topics(self._settings))
         await _until_done(self._catalog.start)
         self._catalog_read = True
+        await _until_done(self._control.start)
+        self._control_read = True
 
     async def stop(self) -> None:
         await self._catalog.close()
+        await self._control.close()
         await self._reader.close()
         await self._log.close()
         await self._read_model.close()

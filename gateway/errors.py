@@ -29,6 +29,10 @@ CODES: Final[dict[str, Kind]] = {
     # --- the request as such
     "invalid_host": Kind(421, "The Host header does not name this gateway"),
     "foreign_origin": Kind(403, "A page of another site may not call this gateway"),
+    "unauthenticated": Kind(401, "Who asks is not known"),
+    "wrong_password": Kind(401, "The name or the password is wrong"),
+    "forbidden": Kind(403, "The credential does not allow this"),
+    "too_many_requests": Kind(429, "There were too many requests"),
     "not_found": Kind(404, "There is nothing at this path"),
     "method_not_allowed": Kind(405, "This path does not take this method"),
     "invalid_request": Kind(400, "The request is malformed"),
@@ -52,6 +56,8 @@ CODES: Final[dict[str, Kind]] = {
     "payload_too_large": Kind(413, "The payload is too large"),
     # --- what was asked for
     "unknown_task": Kind(404, "There is no task with this id"),
+    "no_login": Kind(404, "This gateway issues no tokens"),
+    "unknown_key": Kind(404, "There is no key with this id"),
     "unknown_function": Kind(404, "There is no function of this name"),
     "task_not_finished": Kind(409, "The task has not come to its end yet"),
     "task_finished": Kind(409, "The task has come to its end already"),

@@ -9,10 +9,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.acceptance import Acceptance
+from gateway.access import principal_of
 from gateway.errors import UNAVAILABLE, Problem
 from gateway.models import FailureName, LetterSelection
 from gateway.parameters import page_limit, parameters
 from gateway.ports import Commands, ReadModel
+from gateway.records import Record
 from gateway.reruns import Originals, json_body
 from gateway.responses import json_response
 from gateway.submissions import checked
@@ -20,6 +22,7 @@ from gateway.times import milliseconds, time_parameter
 from gateway.views import task_view
 from mayfly.errors import BlobsUnavailable, LogUnavailable, MayflyError, ReadModelUnavailable
 from mayfly.task import Status, keyed_id
+from mayfly.view import tenant_of
 
 MOST: Final = 1000
 """Dead letters that one call takes on."""
@@ -61,6 +64,7 @@ class Letters:
         limit = page_limit(given.get("limit"))
         try:
             records, cursor = await self._read_model.dead_letters(
+                tenant=principal_of(request).tenant,
                 task_type=given.get("taskType"),
                 error_type=error_type,
                 since=since,
@@ -84,11 +88,11 @@ class Letters:
         purged = [task_id for task_id, _ in batch.done]
         return json_response({"purged": purged, "failed": batch.failed, "remaining": batch.remaining})
 
-    async def _redrive(self, task_id: str) -> str:
+    async def _redrive(self, task_id: str, tenant: str) -> str:
         new_id = keyed_id(REDRIVE, task_id)
-        record = await self._read_model.get(task_id)
+        record = await self._own(task_id, tenant)
         if not await self._read_model.has_dead_letter(task_id):
-            if await self._read_model.get(new_id) is not None:
+            if record is not None and await self._read_model.get(new_id) is not None:
                 # It was redriven before, and whoever asked did not get the answer.
                 return new_id
             raise _no_letter(task_id)
@@ -100,25 +104,30 @@ class Letters:
         await self._forget(task_id)
         return new_id
 
-    async def _purge(self, task_id: str) -> str:
-        if await self._read_model.has_dead_letter(task_id):
+    async def _purge(self, task_id: str, tenant: str) -> str:
+        record = await self._own(task_id, tenant)
+        if record is not None and await self._read_model.has_dead_letter(task_id):
             await self._forget(task_id)
             return task_id
-        record = await self._read_model.get(task_id)
         if record is None or record["status"] != Status.FAILED:
             raise _no_letter(task_id)
         # It had one, and whoever asked did not get the answer.
         return task_id
+
+    async def _own(self, task_id: str, tenant: str) -> Record | None:
+        record = await self._read_model.get(task_id)
+        return record if record is not None and tenant_of(record) == tenant else None
 
     async def _forget(self, task_id: str) -> None:
         # The topic first: what is only gone from the read model would come back with it.
         await self._commands.purge(task_id)
         await self._read_model.forget_dead_letter(task_id)
 
-    async def _each(self, request: Request, do: Callable[[str], Awaitable[str]]) -> Batch:
+    async def _each(self, request: Request, do: Callable[[str, str], Awaitable[str]]) -> Batch:
         """Raises `Problem`, and where nothing was done yet, what broke."""
         parameters(request)
-        chosen = await self._chosen(_selection(await json_body(request)))
+        tenant = principal_of(request).tenant
+        chosen = await self._chosen(_selection(await json_body(request)), tenant)
         done: list[tuple[str, str]] = []
         failed: list[dict[str, str]] = []
         until = time.monotonic() + SECONDS
@@ -126,7 +135,7 @@ class Letters:
             if time.monotonic() > until:
                 break
             try:
-                done.append((task_id, await do(task_id)))
+                done.append((task_id, await do(task_id, tenant)))
             except Problem as problem:
                 if problem.status == HTTPStatus.SERVICE_UNAVAILABLE and not (done or failed):
                     raise
@@ -140,10 +149,11 @@ class Letters:
                 break
         return Batch(done, failed, len(chosen) - len(done) - len(failed))
 
-    async def _chosen(self, selection: LetterSelection) -> Ids:
+    async def _chosen(self, selection: LetterSelection, tenant: str) -> Ids:
         if selection.task_ids is not None:
             return [*dict.fromkeys(selection.task_ids)]
         return await self._read_model.dead_letter_ids(
+            tenant=tenant,
             task_type=selection.task_type,
             error_type=selection.error_type,
             since=milliseconds(selection.since) if selection.since else None,

@@ -12,7 +12,7 @@ from gateway.downloads import PLAIN, download, text
 from gateway.errors import Problem
 from gateway.parameters import parameters
 from gateway.ports import Blobs, LogChunk, ReadModel
-from gateway.records import Record, known, task_id_of
+from gateway.records import Record, own
 from mayfly.task import NO_FENCE, TERMINAL, Status
 
 _ATTEMPT: Final = re.compile(r"[1-9][0-9]{0,5}")
@@ -30,12 +30,11 @@ class Logs:
     async def get(self, request: Request) -> Response:
         """The last attempt's log, or the one of the attempt that is asked for; nothing is an empty text."""
         wanted = _attempt(parameters(request, "attempt").get("attempt"))
-        task_id = task_id_of(request)
-        record = known(task_id, await self._read_model.get(task_id))
+        record = await own(request, self._read_model)
         if wanted is not None and wanted != int(record.get("attempt", "0")):
             return await self._earlier(request, record, wanted)
         if record["status"] == Status.IN_PROGRESS:
-            return text(await self._so_far(task_id, record))
+            return text(await self._so_far(record["taskId"], record))
         if "logKey" in record:
             dropped = {"mayfly-log-dropped": record.get("logDropped", "0")}
             return await download(request, self._blobs, record["logKey"], PLAIN, dropped)

@@ -251,6 +251,53 @@ class PurgeAnswer(_Model):
     remaining: int = Field(description="How many more there are: ask again.")
 
 
+class LoginRequest(_Model):
+    username: str = Field(min_length=1, max_length=63)
+    password: str = Field(min_length=1, max_length=256)
+
+
+class Login(_Model):
+    token: str = Field(description="A JWT, to be sent as `Authorization: Bearer ...`.")
+    token_type: Literal["Bearer"]
+    expires_in_seconds: int
+
+
+class KeyRequest(_Model):
+    """An API key to be made."""
+
+    name: Annotated[str, StringConstraints(max_length=200, pattern=_NO_CONTROLS)] | None = Field(
+        None, description="A label for people."
+    )
+    scopes: list[str] = Field(
+        min_length=1, max_length=4, description="What it is good for: submit, read, cancel, admin."
+    )
+    expires_at: Time | None = Field(None, description="RFC 3339; never if left out.")
+    tenant: str | None = Field(
+        None, description="Whose it is: for admins of the default tenant only, who else makes only its own."
+    )
+
+
+class Key(_Model):
+    """An API key, without its secret."""
+
+    id: str
+    name: str
+    tenant: str
+    scopes: list[Literal["submit", "read", "cancel", "admin"]]
+    created_at: Timestamp
+    created_by: str
+    expires_at: Timestamp | None = None
+    revoked_at: Timestamp | None = None
+
+
+class NewKey(Key):
+    key: str = Field(description="The whole key, which is shown this once.")
+
+
+class KeyList(_Model):
+    keys: list[Key]
+
+
 class TaskList(_Model):
     tasks: list[Task]
     next_cursor: str | None = Field(

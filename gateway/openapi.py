@@ -4,6 +4,7 @@ A task type's own request schema is part of POST /tasks, so a client generated f
 each function takes.
 """
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from pydantic import BaseModel
@@ -13,12 +14,15 @@ from starlette.responses import Response
 
 from gateway import models
 from gateway.functions import Functions
-from gateway.operations import REF, Json, paths
+from gateway.operations import REF, Json, paths, problems
 from gateway.responses import json_bytes
 from mayfly import __version__
 from mayfly.function import Function
+from mayfly.identity.principal import Scope
 from mayfly.payload import InvalidSchema, compile_schema
 
+Needs = Mapping[tuple[str, str], Scope | None]
+"""By method and path."""
 _MODELS: Final[list[type[BaseModel]]] = [
     models.TaskRequest,
     models.Accepted,
@@ -29,6 +33,11 @@ _MODELS: Final[list[type[BaseModel]]] = [
     models.LetterSelection,
     models.RedriveAnswer,
     models.PurgeAnswer,
+    models.LoginRequest,
+    models.Login,
+    models.KeyRequest,
+    models.NewKey,
+    models.KeyList,
     models.FunctionEntry,
     models.FunctionList,
     models.WorkerList,
@@ -42,21 +51,23 @@ _MODELS: Final[list[type[BaseModel]]] = [
 class OpenApi:
     """The handler of /openapi.json. The document is made anew when the catalog has changed."""
 
-    def __init__(self, functions: Functions) -> None:
+    def __init__(self, functions: Functions, needs: Needs) -> None:
         self._functions = functions
+        self._needs = needs
         self._revision = -1
         self._body = b""
 
     async def get(self, _request: Request) -> Response:
         revision = self._functions.revision
         if revision != self._revision:
-            self._body = json_bytes(document(self._functions.deployed()))
+            self._body = json_bytes(document(self._functions.deployed(), self._needs))
             self._revision = revision
         return Response(self._body, media_type="application/json")
 
 
-def document(functions: list[Function]) -> Json:
-    """The document for these functions."""
+def document(functions: list[Function], needs: Needs) -> Json:
+    """The document for these functions; `needs` says which scope each route asks for."""
+    names = {function.name: _request_name(function) for function in functions}
     return {
         "openapi": "3.1.0",
         "info": {
@@ -66,9 +77,37 @@ def document(functions: list[Function]) -> Json:
             "license": {"name": "MIT", "identifier": "MIT"},
         },
         "servers": [{"url": "/"}],
-        "tags": [{"name": name} for name in ("tasks", "dead letters", "functions", "workers", "operation")],
-        "paths": paths({function.name: _request_name(function) for function in functions}),
-        "components": {"schemas": _schemas(functions)},
+        "tags": [{"name": name} for name in _TAGS],
+        "paths": {
+            path: {
+                method: _guarded(call, needs.get((method.upper(), path))) for method, call in calls.items()
+            }
+            for path, calls in paths(names).items()
+        },
+        "components": {
+            "schemas": _schemas(functions),
+            "securitySchemes": {
+                "bearer": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "description": "An API key or a JWT, where the gateway asks who calls.",
+                }
+            },
+        },
+    }
+
+
+_TAGS: Final = ("tasks", "dead letters", "functions", "identity", "workers", "operation")
+
+
+def _guarded(call: Json, scope: Scope | None) -> Json:
+    """An operation, with what it asks of who calls."""
+    if scope is None:
+        return call
+    refused = problems("unauthenticated", "forbidden", "foreign_origin")
+    return call | {
+        "security": [{"bearer": [scope.value]}],
+        "responses": dict(sorted((call["responses"] | refused).items())),
     }
 
 

@@ -15,7 +15,42 @@ REF: Final = "#/components/schemas/{model}"
 
 def paths(requests: dict[str, str]) -> Json:
     """All paths; `requests` are the names of the functions' own request schemas, by function."""
-    return {**_tasks(requests), **_dead_letters(), **_rest()}
+    return {**_tasks(requests), **_dead_letters(), **_identity(), **_rest()}
+
+
+def _identity() -> Json:
+    body = (*_BODY, "log_unavailable")
+    key = _path("key_id", "The key's id: what stands between `mf_` and the point.")
+    return {
+        "/login": {
+            "post": _operation("identity", "login", "A token for a name and a password")
+            | {
+                "requestBody": _body("LoginRequest", required=True),
+                "responses": {
+                    "200": _json("A token", "Login"),
+                    **_problems("wrong_password", "too_many_requests", "no_login", *_BODY),
+                },
+            },
+        },
+        "/keys": {
+            "get": _read("identity", "listKeys", "API keys, without their secrets", "KeyList"),
+            "post": _operation("identity", "createKey", "Make an API key")
+            | {
+                "requestBody": _body("KeyRequest", required=True),
+                "responses": {"201": _json("The key, whole, this once", "NewKey"), **_problems(*body)},
+            },
+        },
+        "/keys/{key_id}": {
+            "delete": _operation("identity", "revokeKey", "Revoke an API key: within 2 s nobody takes it")
+            | {
+                "parameters": [key],
+                "responses": {
+                    "200": _json("Revoked", "Key"),
+                    **_problems("unknown_key", "log_unavailable"),
+                },
+            },
+        },
+    }
 
 
 def _tasks(requests: dict[str, str]) -> Json:
@@ -259,9 +294,13 @@ def _content(description: str, content_type: str, schema: Json) -> Json:
 
 
 def _problems(*codes: str) -> Json:
+    return problems(*codes, *_EVERYWHERE)
+
+
+def problems(*codes: str) -> Json:
     """A response for each status, naming the codes that come with it."""
     by_status: dict[int, list[str]] = {}
-    for code in (*codes, *_EVERYWHERE):
+    for code in codes:
         by_status.setdefault(CODES[code].status, []).append(code)
     schema = {"$ref": REF.format(model="ProblemDetails")}
     return {

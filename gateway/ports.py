@@ -1,9 +1,13 @@
 """What the gateway needs of the world. `app.py` plugs the adapters in; tests plug in what they like."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from typing import Any, Protocol
 
+import msgspec
+
 from mayfly.function import Function
+from mayfly.identity.keys import Allowance, ApiKey
+from mayfly.identity.users import User
 from mayfly.task import BlobRef, Lane
 from mayfly.view import QueuedTask, Reservation
 
@@ -62,7 +66,14 @@ class ReadModel(Protocol):
     async def queued(self, *tasks: QueuedTask) -> None: ...
     async def get(self, task_id: str) -> dict[str, str] | None: ...
     async def list(
-        self, *, status: str | None, task_type: str | None, tag: str | None, cursor: str | None, limit: int
+        self,
+        *,
+        tenant: str,
+        status: str | None,
+        task_type: str | None,
+        tag: str | None,
+        cursor: str | None,
+        limit: int,
     ) -> tuple[Records, str | None]:
         """Newest first, with the next page's cursor. Raises `ValueError` for a cursor that is none."""
 
@@ -78,6 +89,7 @@ class ReadModel(Protocol):
     async def dead_letters(
         self,
         *,
+        tenant: str,
         task_type: str | None,
         error_type: str | None,
         since: int | None,
@@ -88,7 +100,13 @@ class ReadModel(Protocol):
         """As `list`, by when they failed: from `since` on and before `until`, ms since 1970."""
 
     async def dead_letter_ids(
-        self, *, task_type: str | None, error_type: str | None, since: int | None, until: int | None
+        self,
+        *,
+        tenant: str,
+        task_type: str | None,
+        error_type: str | None,
+        since: int | None,
+        until: int | None,
     ) -> Ids:
         """All of them, the oldest first."""
 
@@ -112,6 +130,26 @@ class Blobs(Protocol):
         """Size in bytes, and the chunks. Raises `BlobNotFound`."""
 
     async def ping(self) -> None: ...
+
+
+class Book(Protocol):
+    """Keys, users and tenants, as they were read."""
+
+    @property
+    def keys(self) -> Mapping[str, ApiKey]: ...
+    @property
+    def users(self) -> Mapping[str, User]: ...
+    @property
+    def tenants(self) -> Mapping[str, Allowance]: ...
+
+
+class Control(Protocol):
+    """What gateways have to know of who asks."""
+
+    @property
+    def book(self) -> Book: ...
+    async def put(self, kind: str, name: str, value: msgspec.Struct | None) -> None:
+        """Write it, or take it away; it stands in the book then. Raises `LogUnavailable`."""
 
 
 class Catalog(Protocol):

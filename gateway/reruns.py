@@ -14,7 +14,7 @@ from gateway.errors import Problem
 from gateway.models import RerunRequest
 from gateway.parameters import parameters
 from gateway.ports import Blobs, Commands, ReadModel
-from gateway.records import Record, command_of, known, task_id_of
+from gateway.records import Record, command_of, own
 from gateway.submissions import THREAD_BYTES, Submission, checked, parse
 from gateway.tasks import accepted_response
 from mayfly import strictjson
@@ -45,6 +45,7 @@ class Originals:
             raise _gone("the payload is not the one that was sent")
         return Submission(
             task_type=envelope.task_type,
+            tenant=envelope.tenant,
             lane=command_of(record).lane,
             payload=payload,
             content_type=envelope.content_type,
@@ -109,10 +110,9 @@ class Reruns:
     async def submit(self, request: Request) -> Response:
         parameters(request)
         wanted = checked(RerunRequest, await json_body(request), "invalid_body")
-        task_id = task_id_of(request)
-        record = known(task_id, await self._read_model.get(task_id))
+        record = await own(request, self._read_model)
         submission = await self._originals.submission(record, latest=wanted.latest)
-        return accepted_response(await self._acceptance.accept(submission), rerun_of=task_id)
+        return accepted_response(await self._acceptance.accept(submission), rerun_of=record["taskId"])
 
 
 async def json_body(request: Request) -> Any:

@@ -1,4 +1,4 @@
-"""What keeps web pages out while there is no authentication.
+"""What keeps web pages out while nobody is asked who they are.
 
 A page in somebody's browser can send requests to loopback. It cannot choose the Host header, unless by DNS
 rebinding, and then Host names the page's own domain; it cannot hide its Origin; and it cannot POST another
@@ -29,11 +29,12 @@ def is_loopback(host: str) -> bool:
 
 
 def require_loopback(host: str) -> None:
-    """Raises `SettingsError` for an address that others can reach: nobody is asked who they are yet."""
+    """Raises `SettingsError` for an address that others can reach: nobody is asked who they are."""
     if not is_loopback(host):
         raise SettingsError(
-            f"MAYFLY_HOST is {host!r}: the gateway has no authentication, so it listens on loopback only. "
-            "Use 127.0.0.1, ::1 or localhost, and a tunnel (ssh -L 8080:127.0.0.1:8080) from elsewhere."
+            f"MAYFLY_HOST is {host!r} and MAYFLY_AUTH is off: nobody is asked who they are, so the gateway "
+            "listens on loopback only. Set MAYFLY_AUTH=true, and MAYFLY_ADMIN_KEY to what `mayfly keys "
+            "generate` prints; or use 127.0.0.1, and a tunnel (ssh -L 8080:127.0.0.1:8080) from elsewhere."
         )
 
 

@@ -40,7 +40,8 @@ class Server(uvicorn.Server):
 
 async def serve(settings: Settings) -> None:
     """Raises `SettingsError` for an address that cannot be had, and for settings that do not fit the log."""
-    require_loopback(settings.host)
+    if not settings.auth:
+        require_loopback(settings.host)
     listener = _listen(settings.host, settings.port)
     failures: list[SettingsError] = []
 

@@ -17,7 +17,7 @@ from gateway.errors import Problem
 from gateway.logs import chunks
 from gateway.parameters import parameters
 from gateway.ports import ReadModel
-from gateway.records import Record, known, task_id_of
+from gateway.records import Record, own
 from gateway.responses import json_bytes
 from gateway.views import task_view
 from gateway.waiting import Waiters
@@ -51,11 +51,11 @@ class Streams:
     async def get(self, request: Request) -> Response:
         """`status` events with the task, `log` events with text, until the task has ended."""
         parameters(request)
-        task_id, after = task_id_of(request), _last_event_id(request)
-        record = known(task_id, await self._read_model.get(task_id))
+        after = _last_event_id(request)
+        record = await own(request, self._read_model)
         if request.method == "HEAD":
             return Response(headers=_HEADERS, media_type="text/event-stream")
-        stream = Stream(self._read_model, self._waiters, task_id, after, self._heartbeat)
+        stream = Stream(self._read_model, self._waiters, record["taskId"], after, self._heartbeat)
         return StreamingResponse(stream.events(record), headers=_HEADERS, media_type="text/event-stream")
 
 

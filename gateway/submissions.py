@@ -10,6 +10,7 @@ import msgspec
 from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 
+from gateway.access import principal_of
 from gateway.bodies import media_type, read_body
 from gateway.errors import Problem
 from gateway.models import Retry, TaskRequest
@@ -46,6 +47,8 @@ class Submission:
     lane: Lane
     payload: bytes
     content_type: str
+    tenant: str
+    """Whose it is: who asks, says that, and never the body."""
     value: Any = None
     name: str | None = None
     timeout_seconds: float | None = None
@@ -72,6 +75,7 @@ class Submission:
         return Envelope(
             task_type=self.task_type,
             task_id=task_id,
+            tenant=self.tenant,
             content_type=self.content_type,
             name=self.name,
             timeout_seconds=self.timeout_seconds,
@@ -97,15 +101,16 @@ _payload_decoder: Final = msgspec.json.Decoder(_Body)
 
 async def read_submission(request: Request, settings: Settings) -> Submission:
     """Raises `Problem` for whatever is wrong with the request by itself, whichever functions there are."""
+    tenant = principal_of(request).tenant
     essence, content_type = media_type(request)
     if essence == JSON:
         parameters(request)
         body = await read_body(request, settings.payload_bytes + BESIDE_PAYLOAD)
-        submission = _from_json(body, await parse(body))
+        submission = _from_json(body, await parse(body), tenant)
     else:
         particulars = _particulars(request)
         body = await read_body(request, settings.payload_bytes)
-        submission = _submission(particulars, body, content_type)
+        submission = _submission(particulars, body, content_type, tenant)
     if len(submission.payload) > settings.payload_bytes:
         detail = f"The payload has {len(submission.payload)} bytes; {settings.payload_bytes} is the most."
         raise Problem("payload_too_large", detail, field="payload")
@@ -122,11 +127,11 @@ async def parse(body: bytes) -> Any:
         raise Problem(_FAULTS[error.fault], f"The body is refused: {error}.", field=error.field) from error
 
 
-def _from_json(body: bytes, value: Any) -> Submission:
+def _from_json(body: bytes, value: Any, tenant: str) -> Submission:
     if not isinstance(value, dict):
         raise Problem("invalid_task", 'The body must be an object: {"taskType": ..., "payload": ...}.')
     task = _task(value, "invalid_task")
-    return _submission(task, bytes(_payload_decoder.decode(body).payload), JSON, value=task.payload)
+    return _submission(task, bytes(_payload_decoder.decode(body).payload), JSON, tenant, value=task.payload)
 
 
 PARTICULARS: Final = (
@@ -183,12 +188,15 @@ def checked(model: type[M], fields: Any, code: str) -> M:
         raise Problem(code, f"{field}: {first['msg']}.", field=field) from error
 
 
-def _submission(task: TaskRequest, payload: bytes, content_type: str, value: Any = None) -> Submission:
+def _submission(
+    task: TaskRequest, payload: bytes, content_type: str, tenant: str, value: Any = None
+) -> Submission:
     return Submission(
         task_type=task.task_type,
         lane=Lane(task.priority),
         payload=payload,
         content_type=content_type,
+        tenant=tenant,
         value=value,
         name=task.name,
         timeout_seconds=task.timeout_seconds,

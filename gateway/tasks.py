@@ -1,18 +1,18 @@
 """Tasks: posted, read, waited for, listed, cancelled; and their results."""
 
 import logging
-from typing import Final
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.acceptance import Acceptance, Accepted
+from gateway.access import principal_of
 from gateway.downloads import download
 from gateway.errors import Problem
 from gateway.models import STATUSES
 from gateway.parameters import idempotency_key, page_limit, parameters, wait_seconds
 from gateway.ports import Blobs, Commands, ReadModel
-from gateway.records import Record, command_of, known, task_id_of
+from gateway.records import Record, command_of, own
 from gateway.responses import json_response
 from gateway.submissions import read_submission
 from gateway.views import task_view
@@ -23,9 +23,6 @@ from mayfly.settings import Settings
 from mayfly.task import TERMINAL, Status, encode, keyed_id
 
 log = logging.getLogger(__name__)
-
-TENANT: Final = "default"
-"""Whose keys they are: there is one tenant."""
 
 
 class Tasks:
@@ -50,15 +47,17 @@ class Tasks:
     async def submit(self, request: Request) -> Response:
         key = idempotency_key(request)
         submission = await read_submission(request, self._settings)
+        tenant = submission.tenant
         if key is None:
             return accepted_response(await self._acceptance.accept(submission))
-        return accepted_response(await self._acceptance.accept_once(submission, keyed_id(TENANT, key)))
+        return accepted_response(await self._acceptance.accept_once(submission, keyed_id(tenant, key)))
 
     async def get(self, request: Request) -> Response:
         wait = wait_seconds(parameters(request, "wait").get("wait"))
-        task_id = task_id_of(request)
-        record = await self._waiters.until_terminal(task_id, wait, request.is_disconnected)
-        return json_response(task_view(known(task_id, record)))
+        record = await own(request, self._read_model)
+        if wait and record["status"] not in TERMINAL:
+            record = await self._later(request, record, wait)
+        return json_response(task_view(record))
 
     async def list(self, request: Request) -> Response:
         given = parameters(request, "status", "taskType", "tag", "cursor", "limit")
@@ -69,6 +68,7 @@ class Tasks:
         limit = page_limit(given.get("limit"))
         try:
             records, cursor = await self._read_model.list(
+                tenant=principal_of(request).tenant,
                 status=status,
                 task_type=given.get("taskType"),
                 tag=given.get("tag"),
@@ -82,13 +82,14 @@ class Tasks:
 
     async def result(self, request: Request) -> Response:
         parameters(request)
-        task_id = task_id_of(request)
-        record = known(task_id, await self._read_model.get(task_id))
+        record = await own(request, self._read_model)
         if record["status"] not in TERMINAL:
-            detail = f"The task is {record['status']}; GET /tasks/{task_id}?wait=30 waits for its end."
+            detail = (
+                f"The task is {record['status']}; GET /tasks/{record['taskId']}?wait=30 waits for its end."
+            )
             raise Problem("task_not_finished", detail)
         if "resultKey" not in record:
-            detail = f"The task is {record['status']}; /tasks/{task_id} says why."
+            detail = f"The task is {record['status']}; /tasks/{record['taskId']} says why."
             raise Problem("no_result", detail)
         content_type = record.get("resultContentType", "")
         return await download(request, self._blobs, record["resultKey"], content_type)
@@ -96,8 +97,8 @@ class Tasks:
     async def cancel(self, request: Request) -> Response:
         """Ask for the task's end: when this is answered the log has it, and who owns the task sees to it."""
         wait = wait_seconds(parameters(request, "wait").get("wait"))
-        task_id = task_id_of(request)
-        record = known(task_id, await self._read_model.get(task_id))
+        record = await own(request, self._read_model)
+        task_id = record["taskId"]
         if record["status"] == Status.CANCELLED:
             return _cancelling(record, 200)
         if record["status"] in TERMINAL:
@@ -107,9 +108,13 @@ class Tasks:
         await self._commands.append_event(queue, partition, task_id, encode(event))
         await self._tell_cancel(task_id)
         if wait:
-            later = await self._waiters.until_terminal(task_id, wait, request.is_disconnected)
-            record = record if later is None else later
+            record = await self._later(request, record, wait)
         return _cancelling(record, 200 if record["status"] in TERMINAL else 202)
+
+    async def _later(self, request: Request, record: Record, wait: float) -> Record:
+        """The task at its end, or as it is when the time is over."""
+        later = await self._waiters.until_terminal(record["taskId"], wait, request.is_disconnected)
+        return record if later is None else later
 
     async def _tell_cancel(self, task_id: str) -> None:
         try:

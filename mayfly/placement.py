@@ -6,7 +6,7 @@ as many partitions as the limit allows, and each of those has its share of it.
 
 from typing import Final, NamedTuple
 
-from mayfly.task import Envelope
+from mayfly.task import DEFAULT_TENANT, Envelope
 
 _SEED: Final = 0x9747B28C
 _M: Final = 0x5BD1E995
@@ -36,16 +36,23 @@ class Limit(NamedTuple):
         return self.most // len(own) + (own.index(partition) < self.most % len(own))
 
 
-def limit_of(task_type: str, concurrency: int | None, concurrency_key: str | None) -> Limit | None:
-    """What limits a task: its key, as many at once as its function allows, or one; else its function."""
+def limit_of(
+    task_type: str, concurrency: int | None, concurrency_key: str | None, tenant: str = DEFAULT_TENANT
+) -> Limit | None:
+    """What limits a task: its key, as many at once as its function allows, or one; else its function.
+
+    Each tenant has its own keys. A function's limit is everybody's together: it is there for what the
+    function uses.
+    """
     if concurrency_key is not None:
-        return Limit(f"{task_type}/{concurrency_key}", concurrency or 1)
+        whose = "" if tenant == DEFAULT_TENANT else f"{tenant}@"
+        return Limit(f"{whose}{task_type}/{concurrency_key}", concurrency or 1)
     return Limit(task_type, concurrency) if concurrency is not None else None
 
 
 def partition_of(envelope: Envelope, concurrency: int | None, count: int) -> int:
     """The partition, of `count`, that a task's command goes to. The same task always goes to the same."""
-    limit = limit_of(envelope.task_type, concurrency, envelope.concurrency_key)
+    limit = limit_of(envelope.task_type, concurrency, envelope.concurrency_key, envelope.tenant)
     if limit is None:
         return murmur2_partition(envelope.task_id, count)
     own = limit.partitions(count)

@@ -23,9 +23,23 @@ class Settings(BaseSettings):
 
     # --- the gateway
     host: str = "127.0.0.1"
-    """Where the gateway listens. Anything but loopback is refused while there is no authentication."""
+    """Where the gateway listens. Anything but loopback is refused while `auth` is off."""
     port: int = Field(8080, ge=0, le=65535)
     """The gateway's port; 0 takes a free one."""
+
+    auth: bool = False
+    """Whether everybody has to say who they are. Without it the gateway listens on loopback only."""
+    admin_key: SecretStr | None = None
+    """An API key that is good for everything and stands nowhere but here: `mayfly keys generate` prints one.
+    With it the first stored keys are made."""
+    jwt_secret: SecretStr | None = None
+    """What tokens are signed with by HS256, 32 bytes or more; with it `POST /login` issues them."""
+    jwt_jwks_url: str | None = None
+    """Where an identity provider's public keys are, for tokens signed by RS256, ES256 or EdDSA."""
+    jwt_issuer: str = "mayfly"
+    jwt_audience: str = "mayfly"
+    login_seconds: int = Field(3600, ge=60, le=86_400)
+    """How long a token of `POST /login` is good for."""
 
     # --- the log
     kafka: str = "127.0.0.1:9092"

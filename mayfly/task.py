@@ -8,6 +8,7 @@ is the start, before any claim. A *position* is a (lane, offset) pair: where a c
 
 import enum
 import os
+import re
 import time
 import uuid
 from typing import Annotated, Final, Literal, NamedTuple
@@ -16,6 +17,10 @@ import msgspec
 
 NO_FENCE: Final = -1
 JSON: Final = "application/json"
+DEFAULT_TENANT: Final = "default"
+"""Whose everything is where nobody is asked who they are. Its admins are the operators: they alone may do
+what concerns every tenant."""
+TENANT: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 NAMESPACE: Final = uuid.UUID("6f1c6a52-4f0e-5d0b-9d53-6d6179666c79")
 """Of every UUIDv5 that Mayfly makes."""
 
@@ -174,6 +179,8 @@ class Envelope(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     """The fence under which the task waited. Only the partition's owner writes such commands."""
     origin: Origin | None = None
     """Of a release: the command that was accepted."""
+    tenant: str = DEFAULT_TENANT
+    """Whose task it is: nobody else sees it."""
 
 
 class Result(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
@@ -286,9 +293,11 @@ def decode_envelope(value: bytes | None, *, topic: str, partition: int, offset: 
     if given > 1:
         raise malformed("payload, payloadBase64 and payloadRef exclude each other")
     if not envelope.task_id:
-        return msgspec.structs.replace(envelope, task_id=place_id(topic, partition, offset))
+        envelope = msgspec.structs.replace(envelope, task_id=place_id(topic, partition, offset))
     if not is_task_id(envelope.task_id):
         raise malformed("taskId is not a UUID in lower case with hyphens")
+    if not is_tenant(envelope.tenant):
+        raise malformed("tenant is not a name of one")
     return envelope
 
 
@@ -313,6 +322,10 @@ def is_task_id(text: str) -> bool:
         return str(uuid.UUID(text)) == text
     except ValueError:
         return False
+
+
+def is_tenant(name: str) -> bool:
+    return TENANT.fullmatch(name) is not None
 
 
 def keyed_id(tenant: str, key: str) -> str:

@@ -5,14 +5,24 @@ or does not apply is absent. `docs/interfaces.md` documents the fields.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 from mayfly.events import Attempt, CancelRequested, Claimed, Deferred, Finished, Reason
-from mayfly.task import LAST_MILLISECOND, NO_FENCE, Envelope, Failure, Lane, Log, Status, due_at
+from mayfly.task import (
+    DEFAULT_TENANT,
+    LAST_MILLISECOND,
+    NO_FENCE,
+    Envelope,
+    Failure,
+    Lane,
+    Log,
+    Status,
+    due_at,
+)
 
 _OF_AN_ATTEMPT: Final = (
     "progress",
@@ -54,6 +64,7 @@ class QueuedTask:
     rerun_of: str | None = None
     payload_sha256: str | None = None
     request_sha256: str | None = None
+    tenant: str = DEFAULT_TENANT
 
     @property
     def status(self) -> Status:
@@ -72,6 +83,8 @@ class QueuedTask:
             "payloadBytes": str(self.payload_bytes),
             "tags": json.dumps(self.tags),
         }
+        if self.tenant != DEFAULT_TENANT:
+            fields["tenant"] = self.tenant
         if self.due_at > self.created_at:
             fields["runAt"] = timestamp(self.due_at)
         return fields | _known(
@@ -235,6 +248,7 @@ def queued(envelope: Envelope, *, queue: str, lane: Lane, partition: int, offset
         rerun_of=envelope.rerun_of,
         payload_sha256=envelope.payload_sha256,
         request_sha256=envelope.request_sha256,
+        tenant=envelope.tenant,
     )
 
 
@@ -246,6 +260,11 @@ def payload_size(envelope: Envelope) -> int:
         text = envelope.payload_base64
         return len(text) * 3 // 4 - text[-2:].count("=")
     return len(bytes(envelope.payload)) or len("null")
+
+
+def tenant_of(fields: Mapping[str, str]) -> str:
+    """Whose task a hash is."""
+    return fields.get("tenant", DEFAULT_TENANT)
 
 
 def timestamp(milliseconds: int) -> str:

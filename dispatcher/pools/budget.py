@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 
 class Holding(NamedTuple):
-    """What a function keeps ready."""
+    """What is kept ready for a function's tasks of one tenant."""
 
-    name: str
+    key: tuple[str, str]
     used_at: float
     """When a task took one last."""
     spare: int

@@ -63,6 +63,7 @@ class Pool:
         on_change: "Callable[[Pool], None]",
     ) -> None:
         self.name = version.spec.function
+        self.tenant = version.spec.tenant
         self.version = version
         self.demand = demand
         self.reserved = reserved

@@ -22,8 +22,12 @@ from dispatcher.pools.pool import REST_SECONDS, How, Pool, Version
 from dispatcher.runtimes.base import Runtime, Sandbox, SandboxSpec
 from mayfly.errors import SandboxesUnavailable, SandboxLost
 from mayfly.function import Function
+from mayfly.task import DEFAULT_TENANT
 
 log = structlog.get_logger(__name__)
+
+Key = tuple[str, str]
+"""Whose sandboxes they are: a function's, for one tenant."""
 
 INTERVAL_SECONDS: Final = 1.0
 """How often it is looked whether something is wanted no more."""
@@ -69,7 +73,7 @@ class Pools:
         self._memory_mib = memory_mib
         self._clock = clock
         self._at_once = at_once or os.cpu_count() or 1
-        self._pools: dict[str, Pool] = {}
+        self._pools: dict[Key, Pool] = {}
         self._closing: list[Pool] = []
         self._changed: set[Pool] = set()
         self._look_at = -math.inf
@@ -101,7 +105,7 @@ class Pools:
         return sandbox
 
     async def _take(self, function: Function, spec: SandboxSpec) -> tuple[Sandbox, How]:
-        pool = self._of(function)
+        pool = self._of(function, spec.tenant)
         if pool is not None:
             return await pool.take()
         self._launching += 1
@@ -129,7 +133,10 @@ class Pools:
     @property
     def armed(self) -> dict[str, int]:
         """How many wait for a task, by function."""
-        return {name: pool.armed for name, pool in self._pools.items()}
+        armed: Counter[str] = Counter()
+        for pool in self._pools.values():
+            armed[pool.name] += pool.armed
+        return dict(armed)
 
     @property
     def kept_mib(self) -> int:
@@ -138,46 +145,46 @@ class Pools:
 
     # --- which pool
 
-    def _of(self, function: Function) -> Pool | None:
+    def _of(self, function: Function, tenant: str) -> Pool | None:
         """None where a sandbox is launched for the task: by the Unix contract, where it starts with what is
         the task's, and on another image than the function has now."""
         if self._stopped or function.contract != "python":
             return None
-        version = _version(function)
+        version = _version(function, tenant)
         current = self._functions.get(function.name)
-        if current is not function and (current is None or _version(current) != version):
+        if current is not function and (current is None or _version(current, tenant) != version):
             return None
-        pool = self._pools.get(function.name)
-        return pool if pool is not None and pool.version == version else self._open(function)
+        pool = self._pools.get((function.name, tenant))
+        return pool if pool is not None and pool.version == version else self._open(function, tenant)
 
-    def _open(self, function: Function) -> Pool:
-        version = _version(function)
-        old = self._pools.get(function.name)
+    def _open(self, function: Function, tenant: str) -> Pool:
+        version = _version(function, tenant)
+        old = self._pools.get((function.name, tenant))
         pool = Pool(
             version,
             self._supplies.get(function.isolation, self._supplies["container"])(self._runtime, version.spec),
             old.demand if old else Demand(self._most),
-            reserved=self._reserved(function),
+            reserved=self._reserved(function, tenant),
             clock=self._clock,
             on_change=self._notice,
         )
         if old is not None:
             pool.used_at = old.used_at
             self._close(old)
-        self._pools[function.name] = pool
+        self._pools[function.name, tenant] = pool
         self._notice(pool)
         return pool
 
     def _close(self, pool: Pool) -> None:
-        del self._pools[pool.name]
+        del self._pools[pool.name, pool.tenant]
         self._closing.append(pool)
         pool.close()
 
-    def _reserved(self, function: Function) -> int | None:
+    def _reserved(self, function: Function, tenant: str = DEFAULT_TENANT) -> int | None:
         if function.retired:
             # What still waits of its tasks is no use worth keeping any ready for.
             return 0
-        if function.warm_pool and function.queue != self._queue:
+        if function.warm_pool and (function.queue != self._queue or tenant != DEFAULT_TENANT):
             return None
         refused = function.network == "egress" and self._runtime.egress_refusal
         return 0 if refused else function.warm_pool
@@ -187,22 +194,22 @@ class Pools:
         if self._functions.revision == self._revision:
             return
         self._revision = self._functions.revision
-        for name, pool in list(self._pools.items()):
+        for (name, tenant), pool in list(self._pools.items()):
             function = self._functions.get(name)
             if function is None or function.contract != "python":
                 self._close(pool)
-            elif _version(function) != pool.version:
-                self._open(function)
+            elif _version(function, tenant) != pool.version:
+                self._open(function, tenant)
             else:
-                pool.reserved = self._reserved(function)
+                pool.reserved = self._reserved(function, tenant)
                 self._notice(pool)
         for function in self._functions.all():
             if (
                 function.contract == "python"
-                and function.name not in self._pools
+                and (function.name, DEFAULT_TENANT) not in self._pools
                 and self._reserved(function)
             ):
-                self._open(function)
+                self._open(function, DEFAULT_TENANT)
 
     # --- filling them
 
@@ -275,14 +282,14 @@ class Pools:
         if needed <= 0:
             return True
         others = (
-            Holding(pool.name, pool.used_at, pool.spare, pool.mib)
-            for pool in self._pools.values()
+            Holding(key, pool.used_at, pool.spare, pool.mib)
+            for key, pool in self._pools.items()
             if pool is not for_pool and (of_all or for_pool is None or pool.used_at < for_pool.used_at)
         )
         victims = evictions(others, needed)
         for victim in victims or ():
-            self._pools[victim.name].give_up()
-            self.evicted[victim.name] += 1
+            self._pools[victim.key].give_up()
+            self.evicted[victim.key[0]] += 1
         return victims is not None
 
     # --- what goes wrong
@@ -314,5 +321,5 @@ class Pools:
         self._wake.set()
 
 
-def _version(function: Function) -> Version:
-    return Version(function.isolation, SandboxSpec.of(function))
+def _version(function: Function, tenant: str) -> Version:
+    return Version(function.isolation, SandboxSpec.of(function, tenant=tenant))

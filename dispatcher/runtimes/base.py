@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Protocol
 
 from mayfly.function import Function, Limits
+from mayfly.task import DEFAULT_TENANT
 
 FULL: Final = ("no space left on device", "disk quota exceeded")
 """What whoever has no room for a container says: these are the kernel's words."""
@@ -42,9 +43,18 @@ class SandboxSpec:
     """The whole environment that Mayfly adds to the image's own."""
     command: tuple[str, ...] | None = None
     """Arguments in place of the image's CMD."""
+    tenant: str = DEFAULT_TENANT
+    """Whose tasks it may have: no process ever has two tenants'."""
 
     @classmethod
-    def of(cls, function: Function, task_id: str = "", env: Mapping[str, str] | None = None) -> "SandboxSpec":
+    def of(
+        cls,
+        function: Function,
+        task_id: str = "",
+        env: Mapping[str, str] | None = None,
+        *,
+        tenant: str = DEFAULT_TENANT,
+    ) -> "SandboxSpec":
         """What the function asks for; `env` is in place of its own."""
         return cls(
             image=function.image,
@@ -53,6 +63,7 @@ class SandboxSpec:
             limits=function.limits,
             network=function.network,
             env=function.env if env is None else env,
+            tenant=tenant,
         )
 
 

@@ -170,6 +170,7 @@ class DockerRuntime:
             "mayfly.lock": self._lock.label,
             "mayfly.task": spec.task_id,
             "mayfly.function": spec.function,
+            "mayfly.tenant": spec.tenant,
         }
         volumes = self._volumes_of(spec.image)
         hosts = self._hosts

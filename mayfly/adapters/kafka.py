@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 
 FUNCTIONS_TOPIC: Final = "mayfly.functions"
 DEAD_LETTER_TOPIC: Final = "mayfly.dead-letter"
+CONTROL_TOPIC: Final = "mayfly.control"
+"""Keys, users, tenants: what gateways have to know of who asks."""
 MAX_MESSAGE_BYTES: Final = 1_000_000
 LEADER_SECONDS: Final = 3.0
 """How long a topic that was just made may take until its partitions are served."""
@@ -202,8 +204,8 @@ def _ensure_topics(settings: Settings) -> None:
     queue_topics = [*logs, deferred_topic(settings.queue)]
     wanted = [NewTopic(name, settings.partitions, config=dict(_LOG_CONFIG)) for name in logs]
     wanted.append(NewTopic(queue_topics[-1], settings.partitions, config=dict(_DEFERRED_CONFIG)))
-    wanted.append(NewTopic(FUNCTIONS_TOPIC, 1, config=dict(_COMPACTED)))
-    wanted.append(NewTopic(DEAD_LETTER_TOPIC, 1, config=dict(_COMPACTED)))
+    tables = (FUNCTIONS_TOPIC, DEAD_LETTER_TOPIC, CONTROL_TOPIC)
+    wanted += [NewTopic(name, 1, config=dict(_COMPACTED)) for name in tables]
     try:
         there = admin.list_topics(timeout=10).topics
         missing = [new for new in wanted if new.topic not in there]

@@ -18,18 +18,20 @@ from redis.exceptions import NoScriptError, RedisError
 from mayfly.adapters.redis_reads import (
     CANCELS,
     CHANGES,
-    DEAD_LETTERS,
     DISPATCHERS,
     ENDED,
+    TENANTS,
     Gate,
     Reads,
     answering,
+    dead_letters_key,
     dispatcher_key,
     log_key,
     marks_key,
     task_key,
 )
 from mayfly.settings import Settings
+from mayfly.task import DEFAULT_TENANT
 from mayfly.view import Change, QueuedTask
 
 __all__ = ["QueuedTask", "ReadModel", "task_key"]
@@ -48,52 +50,71 @@ Call = tuple[str, str | None, Sequence[str | bytes]]
 #   {"change", id, partition, offset, status or '', when it ended in ms or '', {fields that go},
 #    {field, value, ...}}
 _PROJECT: Final = """
+local function indexes(tenant)
+  -- Each tenant's lists are its own.
+  if not tenant or tenant == 'default' then return 'mayfly:tasks', 'mayfly:dead-letters' end
+  return 'mayfly:tasks@' .. tenant, 'mayfly:dead-letters@' .. tenant
+end
+
 local function queued(id, created, partition, status, fields)
   local hash = 'mayfly:task:' .. id
-  -- A second command of a task says nothing new: the first one is the one that was accepted.
-  local was = redis.call('ZSCORE', 'mayfly:tasks', id)
-  local known = redis.call('HEXISTS', hash, 'command') == 1
-  if was and known and tonumber(was) < tonumber(created) then return end
-  local tags, kind, queue, request = {}, '', '', nil
+  local tags, kind, queue, request, tenant = {}, '', '', nil, nil
   for i = 1, #fields, 2 do
+    if fields[i] == 'tenant' then tenant = fields[i + 1] end
     if fields[i] == 'tags' then tags = cjson.decode(fields[i + 1]) end
     if fields[i] == 'taskType' then kind = fields[i + 1] end
     if fields[i] == 'queue' then queue = fields[i + 1] end
     if fields[i] == 'requestSha256' then request = fields[i + 1] end
   end
+  local tasks, dead = indexes(tenant)
+  -- A second command of a task says nothing new: the first one is the one that was accepted.
+  local was = redis.call('ZSCORE', tasks, id)
+  local known = redis.call('HEXISTS', hash, 'command') == 1
+  if was and known and tonumber(was) < tonumber(created) then return end
+  if tenant then redis.call('SADD', 'mayfly:tenants', tenant) end
   if request then
     redis.call('SET', 'mayfly:idempotency:' .. id, request .. ':' .. partition .. ':' .. queue)
   end
   redis.call('HSET', hash, unpack(fields))
-  redis.call('ZADD', 'mayfly:tasks', created, id)
-  redis.call('ZADD', 'mayfly:tasks:type:' .. kind, created, id)
-  for _, tag in ipairs(tags) do redis.call('ZADD', 'mayfly:tasks:tag:' .. tag, created, id) end
+  redis.call('ZADD', tasks, created, id)
+  redis.call('ZADD', tasks .. ':type:' .. kind, created, id)
+  for _, tag in ipairs(tags) do redis.call('ZADD', tasks .. ':tag:' .. tag, created, id) end
   local is = redis.call('HGET', hash, 'status')
+  if tenant and is then
+    -- What was told of it before its command was told of nobody's task.
+    redis.call('ZREM', 'mayfly:tasks:status:' .. is, id)
+    local failed = redis.call('ZSCORE', 'mayfly:dead-letters', id)
+    if failed then
+      redis.call('ZREM', 'mayfly:dead-letters', id)
+      redis.call('ZADD', dead, failed, id)
+    end
+  end
   if not is then
     is = status
     redis.call('HSET', hash, 'status', is)
     redis.call('PUBLISH', 'mayfly:changes', cjson.encode({taskId = id, status = is}))
   end
-  redis.call('ZADD', 'mayfly:tasks:status:' .. is, created, id)
+  redis.call('ZADD', tasks .. ':status:' .. is, created, id)
 end
 
 local function change(id, partition, offset, status, ended, removed, fields)
   local hash = 'mayfly:task:' .. id
-  local was = redis.call('HMGET', hash, 'position', 'status')
+  local was = redis.call('HMGET', hash, 'position', 'status', 'tenant')
   if was[1] and tonumber(string.match(was[1], ':(%-?%d+)$')) >= tonumber(offset) then return end
   if was[2] == 'COMPLETED' or was[2] == 'FAILED' or was[2] == 'CANCELLED' then return end
+  local tasks, dead = indexes(was[3])
   if #removed > 0 then redis.call('HDEL', hash, unpack(removed)) end
   if status == '' then status = was[2] or 'QUEUED' end
   redis.call('HSET', hash, 'taskId', id, 'position', partition .. ':' .. offset, 'status', status)
   if #fields > 0 then redis.call('HSET', hash, unpack(fields)) end
   if ended ~= '' then
-    local kept = status == 'FAILED' and 'mayfly:dead-letters' or 'mayfly:tasks:ended'
+    local kept = status == 'FAILED' and dead or 'mayfly:tasks:ended'
     redis.call('ZADD', kept, ended, id)
     redis.call('EXPIRE', 'mayfly:log:' .. id, 60)
   end
-  if was[2] then redis.call('ZREM', 'mayfly:tasks:status:' .. was[2], id) end
-  local created = redis.call('ZSCORE', 'mayfly:tasks', id) or 0
-  redis.call('ZADD', 'mayfly:tasks:status:' .. status, created, id)
+  if was[2] then redis.call('ZREM', tasks .. ':status:' .. was[2], id) end
+  local created = redis.call('ZSCORE', tasks, id) or 0
+  redis.call('ZADD', tasks .. ':status:' .. status, created, id)
   redis.call('PUBLISH', 'mayfly:changes', cjson.encode({taskId = id, status = status}))
 end
 
@@ -131,17 +152,18 @@ return 1
 # KEYS: the task's hash. ARGV: id.
 _REMOVE: Final = """
 local id = ARGV[1]
-local is = redis.call('HMGET', KEYS[1], 'status', 'taskType', 'tags')
+local is = redis.call('HMGET', KEYS[1], 'status', 'taskType', 'tags', 'tenant')
+local at = is[4] and '@' .. is[4] or ''
+local tasks, dead = 'mayfly:tasks' .. at, 'mayfly:dead-letters' .. at
 local open = is[1] and is[1] ~= 'COMPLETED' and is[1] ~= 'FAILED' and is[1] ~= 'CANCELLED'
-for _, index in ipairs({'mayfly:tasks:ended', 'mayfly:dead-letters'}) do redis.call('ZREM', index, id) end
+for _, index in ipairs({'mayfly:tasks:ended', dead}) do redis.call('ZREM', index, id) end
 -- Another sweep was faster, and its key was used anew since.
 if open then return 0 end
-for _, index in ipairs({'mayfly:tasks', 'mayfly:tasks:status:' .. (is[1] or ''),
-                        'mayfly:tasks:type:' .. (is[2] or '')}) do
+for _, index in ipairs({tasks, tasks .. ':status:' .. (is[1] or ''), tasks .. ':type:' .. (is[2] or '')}) do
   redis.call('ZREM', index, id)
 end
 for _, tag in ipairs(is[3] and cjson.decode(is[3]) or {}) do
-  redis.call('ZREM', 'mayfly:tasks:tag:' .. tag, id)
+  redis.call('ZREM', tasks .. ':tag:' .. tag, id)
 end
 redis.call('DEL', KEYS[1], 'mayfly:idempotency:' .. id, 'mayfly:log:' .. id)
 return 1
@@ -269,13 +291,15 @@ class ReadModel(Reads):
         """Tasks that ended before `at`, and dead letters from before `dead_before`; ms since 1970."""
         found: list[Ended] = []
         async with answering():
-            for index, before in ((ENDED, at), (DEAD_LETTERS, dead_before)):
+            tenants = [DEFAULT_TENANT, *sorted(await self._redis.smembers(TENANTS))]
+            letters = [(dead_letters_key(tenant), dead_before) for tenant in tenants]
+            for index, before in ((ENDED, at), *letters):
                 ids = await self._redis.zrangebyscore(index, "-inf", f"({before}", start=0, num=most)
                 pipeline = self._redis.pipeline(transaction=False)
                 for task_id in ids:
                     pipeline.hgetall(task_key(task_id))
                 for task_id, fields in zip(ids, await pipeline.execute(), strict=True):
-                    found.append(Ended(task_id, _object_keys(task_id, fields), index == DEAD_LETTERS))
+                    found.append(Ended(task_id, _object_keys(task_id, fields), index != ENDED))
         return found
 
     async def remove(self, task_ids: Iterable[str]) -> None:

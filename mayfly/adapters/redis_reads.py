@@ -12,13 +12,14 @@ from typing import Any, Final, NamedTuple
 from redis.exceptions import RedisError
 
 from mayfly.errors import ReadModelUnavailable
-from mayfly.view import Reservation
+from mayfly.task import DEFAULT_TENANT
+from mayfly.view import Reservation, tenant_of
 
 CHANGES: Final = "mayfly:changes"
 CANCELS: Final = "mayfly:cancels"
 DISPATCHERS: Final = "mayfly:dispatchers"
-_TASKS: Final = "mayfly:tasks"
-DEAD_LETTERS: Final = "mayfly:dead-letters"
+TENANTS: Final = "mayfly:tenants"
+"""Those that have tasks, but for the default one."""
 ENDED: Final = "mayfly:tasks:ended"
 Fields = dict[str, str]
 Rows = list[Fields]
@@ -145,6 +146,7 @@ class Reads:
     async def list(
         self,
         *,
+        tenant: str = DEFAULT_TENANT,
         status: str | None = None,
         task_type: str | None = None,
         tag: str | None = None,
@@ -155,15 +157,16 @@ class Reads:
         await self._gate()
 
         def wanted(fields: Fields) -> bool:
-            return _matches(fields, status, task_type, tag)
+            return tenant_of(fields) == tenant and _matches(fields, status, task_type, tag)
 
-        page = await self._page(_index(status, task_type, tag), wanted, cursor, limit)
+        page = await self._page(_index(tenant, status, task_type, tag), wanted, cursor, limit)
         await self._gate()
         return page
 
     async def dead_letters(
         self,
         *,
+        tenant: str = DEFAULT_TENANT,
         task_type: str | None = None,
         error_type: str | None = None,
         since: int | None = None,
@@ -175,15 +178,16 @@ class Reads:
         await self._gate()
 
         def wanted(fields: Fields) -> bool:
-            return _failed_so(fields, task_type, error_type)
+            return tenant_of(fields) == tenant and _failed_so(fields, task_type, error_type)
 
-        page = await self._page(DEAD_LETTERS, wanted, cursor, limit, *_bounds(since, until))
+        page = await self._page(dead_letters_key(tenant), wanted, cursor, limit, *_bounds(since, until))
         await self._gate()
         return page
 
     async def dead_letter_ids(
         self,
         *,
+        tenant: str = DEFAULT_TENANT,
         task_type: str | None = None,
         error_type: str | None = None,
         since: int | None = None,
@@ -194,7 +198,7 @@ class Reads:
         lowest, highest = _bounds(since, until)
         found: Ids = []
         async with answering():
-            async for ids, _ in self._pages(DEAD_LETTERS, None, lowest, highest):
+            async for ids, _ in self._pages(dead_letters_key(tenant), None, lowest, highest):
                 if task_type is None and error_type is None:
                     found += [task_id for task_id, _ in ids]
                     continue
@@ -212,19 +216,24 @@ class Reads:
     async def has_dead_letter(self, task_id: str) -> bool:
         await self._gate()
         async with answering():
-            is_there = await self._redis.zscore(DEAD_LETTERS, task_id) is not None
+            is_there = await self._redis.zscore(await self._dead_letters_of(task_id), task_id) is not None
         await self._gate()
         return is_there
 
     async def forget_dead_letter(self, task_id: str) -> None:
         """It is none any more: from here on it is kept like every task that has ended."""
         async with answering():
-            ended = await self._redis.zscore(DEAD_LETTERS, task_id)
+            index = await self._dead_letters_of(task_id)
+            ended = await self._redis.zscore(index, task_id)
             if ended is not None:
                 pipeline = self._redis.pipeline(transaction=True)
-                pipeline.zrem(DEAD_LETTERS, task_id)
+                pipeline.zrem(index, task_id)
                 pipeline.zadd(ENDED, {task_id: ended})
                 await pipeline.execute()
+
+    async def _dead_letters_of(self, task_id: str) -> str:
+        """The index that it would be in."""
+        return dead_letters_key(await self._redis.hget(task_key(task_id), "tenant") or DEFAULT_TENANT)
 
     async def _page(
         self,
@@ -290,6 +299,10 @@ def dispatcher_key(dispatcher_id: str) -> str:
     return f"mayfly:dispatcher:{dispatcher_id}"
 
 
+def dead_letters_key(tenant: str) -> str:
+    return f"mayfly:dead-letters{_at(tenant)}"
+
+
 def marks_key(queue: str) -> str:
     return f"mayfly:positions:{queue}"
 
@@ -324,14 +337,19 @@ def _behind(entry: str) -> str:
     return f"{milliseconds}-{int(number) + 1}"
 
 
-def _index(status: str | None, task_type: str | None, tag: str | None) -> str:
+def _at(tenant: str) -> str:
+    return "" if tenant == DEFAULT_TENANT else f"@{tenant}"
+
+
+def _index(tenant: str, status: str | None, task_type: str | None, tag: str | None) -> str:
+    tasks = f"mayfly:tasks{_at(tenant)}"
     if tag is not None:
-        return f"{_TASKS}:tag:{tag}"
+        return f"{tasks}:tag:{tag}"
     if status is not None:
-        return f"{_TASKS}:status:{status}"
+        return f"{tasks}:status:{status}"
     if task_type is not None:
-        return f"{_TASKS}:type:{task_type}"
-    return _TASKS
+        return f"{tasks}:type:{task_type}"
+    return tasks
 
 
 def _matches(fields: Fields, status: str | None, task_type: str | None, tag: str | None) -> bool:

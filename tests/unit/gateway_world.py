@@ -8,15 +8,17 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import httpx
+import msgspec
 
 from gateway.app import Gateway, Parts
 from gateway.completeness import Completeness
 from mayfly.errors import BlobNotFound, BlobsUnavailable, LogUnavailable, ReadModelUnavailable
 from mayfly.events import Event, decode_event
 from mayfly.function import Function
+from mayfly.identity.book import Book, place
 from mayfly.settings import Settings
 from mayfly.task import BlobRef, Envelope, Lane, decode_envelope
-from mayfly.view import QueuedTask, Reservation
+from mayfly.view import QueuedTask, Reservation, tenant_of
 
 NOW = 1_795_521_600_123
 """2026-11-24T12:00:00.123Z"""
@@ -152,7 +154,8 @@ class ReadModel:
         self.asked.append(filters)
         if filters["cursor"] == "broken":
             raise ValueError
-        return list(self.hashes.values()), self.next_cursor
+        tenant = filters["tenant"]
+        return [one for one in self.hashes.values() if tenant_of(one) == tenant], self.next_cursor
 
     async def reservation(self, task_id: str) -> Reservation | None:
         await self._look_up()
@@ -171,16 +174,24 @@ class ReadModel:
         self.asked.append(filters)
         if filters["cursor"] == "broken":
             raise ValueError
-        return [self.hashes[task_id] for task_id in self.letters], self.next_cursor
+        found = [self.hashes[task_id] for task_id in self.letters]
+        return [one for one in found if tenant_of(one) == filters["tenant"]], self.next_cursor
 
     async def dead_letter_ids(
-        self, *, task_type: str | None, error_type: str | None, since: int | None, until: int | None
+        self,
+        *,
+        tenant: str,
+        task_type: str | None,
+        error_type: str | None,
+        since: int | None,
+        until: int | None,
     ) -> Ids:
         await self._look_up()
         return [
             task_id
             for task_id, at in sorted(self.letters.items(), key=lambda item: item[1])
-            if task_type in (None, self.hashes[task_id]["taskType"])
+            if tenant_of(self.hashes[task_id]) == tenant
+            and task_type in (None, self.hashes[task_id]["taskType"])
             and error_type in (None, self.hashes[task_id].get("errorType"))
             and (since is None or at >= since)
             and (until is None or at < until)
@@ -254,6 +265,18 @@ class Catalog:
         self.revision += 1
 
 
+@dataclass
+class Control:
+    down: str = ""
+    read: bool = True
+    book: Book = field(default_factory=Book)
+
+    async def put(self, kind: str, name: str, value: msgspec.Struct | None) -> None:
+        if self.down:
+            raise LogUnavailable(self.down)
+        self.book.take(place(kind, name), None if value is None else msgspec.json.encode(value))
+
+
 class World:
     """The parts, the gateway over them, and a client that sends what it is told to."""
 
@@ -262,6 +285,7 @@ class World:
         self.read_model = ReadModel()
         self.blobs = Blobs()
         self.catalog = Catalog()
+        self.control = Control()
         self.catalog.deploy(
             Function("echo", "mayfly/echo:1", "1", deployed_at=NOW),
             Function("thumbnail", "mayfly/thumbnail:1", "1", schema=SCHEMA, accepts_bytes=False, queue="big"),
@@ -286,6 +310,8 @@ class World:
             self.catalog,
             lambda: self.catalog.read,
             self.completeness,
+            self.control,
+            lambda: self.control.read,
         )
         self.gateway = Gateway(Settings(**settings), parts)
         self.app = self.gateway.app(_nothing, _nothing)

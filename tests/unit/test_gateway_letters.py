@@ -62,6 +62,7 @@ async def test_dead_letters_are_listed_as_the_tasks_that_they_are(world: World) 
     assert found.tasks[0].error is not None
     assert world.read_model.asked == [
         {
+            "tenant": "default",
             "task_type": "echo",
             "error_type": "Function.Error",
             "since": 1000,

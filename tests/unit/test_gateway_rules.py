@@ -118,7 +118,7 @@ def test_the_gateway_listens_on_loopback(host: str) -> None:
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "example.org", ""])
 def test_the_gateway_refuses_another_address_and_says_what_to_do(host: str) -> None:
     assert not is_loopback(host)
-    with pytest.raises(SettingsError, match=r"MAYFLY_HOST .* no authentication.* Use 127\.0\.0\.1"):
+    with pytest.raises(SettingsError, match=r"MAYFLY_HOST .* MAYFLY_AUTH is off.* use 127\.0\.0\.1"):
         require_loopback(host)
 
 

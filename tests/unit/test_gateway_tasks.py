@@ -453,7 +453,7 @@ async def test_a_list_has_tasks_and_the_next_cursor(world: World) -> None:
     found = TaskList.model_validate(answer.json())
     assert ([task.task_id for task in found.tasks], found.next_cursor) == ([TASK], "next")
     assert world.read_model.asked == [
-        {"status": "QUEUED", "task_type": "echo", "tag": "t", "cursor": "c", "limit": 7}
+        {"tenant": "default", "status": "QUEUED", "task_type": "echo", "tag": "t", "cursor": "c", "limit": 7}
     ]
 
 

@@ -45,3 +45,9 @@ def test_a_key_without_a_limit_of_its_function_runs_one_at_a_time() -> None:
     assert limit_of("f", 4, "k") == Limit("f/k", 4)
     assert limit_of("f", 4, None) == Limit("f", 4)
     assert limit_of("f", None, None) is None
+
+
+def test_the_same_key_of_two_tenants_is_two_keys() -> None:
+    assert limit_of("f", 2, "k") == Limit("f/k", 2)
+    assert limit_of("f", 2, "k", "acme") == Limit("acme@f/k", 2)
+    assert limit_of("f", 2, None, "acme") == limit_of("f", 2, None)

@@ -13,6 +13,7 @@ from dispatcher.frames import frame
 from dispatcher.pools.budget import Holding, evictions
 from dispatcher.pools.demand import WINDOW_SECONDS, Demand
 from dispatcher.pools.pool import How
+from dispatcher.runtimes.base import SandboxSpec
 from mayfly.errors import SandboxLost, SandboxUnused
 
 # --- how many a function in use keeps
@@ -55,14 +56,14 @@ def test_the_sizing_rule_is_a_maximum_over_a_window(moments: list[float], later:
 
 
 def test_who_was_used_longest_ago_makes_room_first() -> None:
-    old, new = Holding("old", 1, spare=1, mib=100), Holding("new", 2, spare=3, mib=100)
+    old, new = Holding(("old", "t"), 1, spare=1, mib=100), Holding(("new", "t"), 2, spare=3, mib=100)
     assert evictions([new, old], 50) == [old]
     assert evictions([new, old], 250) == [old, new, new]
     assert evictions([new, old], 400) == [old, new, new, new]
 
 
 def test_nobody_makes_room_that_would_not_be_enough() -> None:
-    assert evictions([Holding("f", 1, spare=2, mib=100)], 201) is None
+    assert evictions([Holding(("f", "t"), 1, spare=2, mib=100)], 201) is None
     assert evictions([], 1) is None
     assert evictions([], 0) == []
 
@@ -161,6 +162,22 @@ async def test_a_task_that_is_pinned_to_an_older_image_has_its_sandbox_launched_
     await sandbox.remove()
     assert (world.engine.launched[-1].spec.image, world.engine.launched[-1].spec.task_id) == ("f:1", "again")
     assert world.pools.armed == {"f": 1}
+
+
+async def test_a_sandbox_that_waits_is_given_to_no_other_tenants_task(world: World) -> None:
+    function = world.function(warm_pool=1)
+    await world.settle()
+    theirs = await world.pools.take(function, SandboxSpec.of(function, "task", tenant="acme"))
+    assert theirs.name != world.engine.launched[0].name
+    assert [sandbox.spec.tenant for sandbox in world.engine.launched] == ["default", "acme"]
+    await theirs.remove()
+    ours = await world.take(function)
+    assert ours.name == world.engine.launched[0].name
+    again = await world.pools.take(function, SandboxSpec.of(function, "task", tenant="acme"))
+    assert again.name == theirs.name, "what was not used waits for its own tenant's next task"
+    for sandbox in (ours, again):
+        await sandbox.write(b"task")
+        await sandbox.remove()
 
 
 async def test_what_is_taken_and_not_used_goes_back_and_once_only(world: World) -> None:
