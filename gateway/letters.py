@@ -21,7 +21,7 @@ from gateway.submissions import checked
 from gateway.times import milliseconds, time_parameter
 from gateway.views import task_view
 from mayfly.errors import BlobsUnavailable, LogUnavailable, MayflyError, ReadModelUnavailable
-from mayfly.task import Status, keyed_id
+from mayfly.task import REDRIVE, Status, keyed_id
 from mayfly.view import tenant_of
 
 MOST: Final = 1000
@@ -29,8 +29,6 @@ MOST: Final = 1000
 SECONDS: Final = 20.0
 """After which a call takes on no further one: an answer that comes late may find nobody."""
 Ids = list[str]
-REDRIVE: Final = "redrive"
-"""In place of a tenant, in the ids of redriven tasks: whoever redrives a letter twice gets one task."""
 _ERROR_TYPES: Final[tuple[str, ...]] = get_args(FailureName)
 
 

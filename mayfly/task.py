@@ -21,6 +21,9 @@ DEFAULT_TENANT: Final = "default"
 """Whose everything is where nobody is asked who they are. Its admins are the operators: they alone may do
 what concerns every tenant."""
 TENANT: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+REDRIVE: Final = "redrive"
+"""In place of a tenant, in the ids of redriven tasks: whoever redrives a letter twice gets one task. No
+tenant has that name, or its keys would make the ids of others' tasks."""
 NAMESPACE: Final = uuid.UUID("6f1c6a52-4f0e-5d0b-9d53-6d6179666c79")
 """Of every UUIDv5 that Mayfly makes."""
 
@@ -325,7 +328,7 @@ def is_task_id(text: str) -> bool:
 
 
 def is_tenant(name: str) -> bool:
-    return TENANT.fullmatch(name) is not None
+    return TENANT.fullmatch(name) is not None and name != REDRIVE
 
 
 def keyed_id(tenant: str, key: str) -> str:

@@ -5,7 +5,7 @@ from typing import Final, NamedTuple
 
 from mayfly.audit.ledger import Ended, Ledger, Place
 from mayfly.audit.report import Finding, Kind
-from mayfly.task import NO_FENCE, TERMINAL, BlobRef, Status
+from mayfly.task import DEFAULT_TENANT, NO_FENCE, TERMINAL, BlobRef, Status
 
 FIELDS: Final = (
     "taskType",
@@ -17,6 +17,7 @@ FIELDS: Final = (
     "resultKey",
     "resultSize",
     "resultSha256",
+    "tenant",
 )
 TRACE_MS: Final = 20 * 3_600_000
 """How long the broker surely keeps the trace of a purged dead letter: less than `delete.retention.ms`."""
@@ -37,6 +38,7 @@ class Hash(NamedTuple):
     result_key: str = ""
     result_size: str = ""
     result_sha256: str = ""
+    tenant: str = ""
 
     @classmethod
     def of(cls, fields: Mapping[str, str]) -> "Hash":
@@ -74,6 +76,8 @@ def judge(ledger: Ledger, task_id: str, seen: Hash | None) -> Finding | None:
 
     if seen is None or not seen.task_type:
         return off(Kind.MISSING, "half a hash: its command is not there" if seen else "no hash")
+    if (tenant := seen.tenant or DEFAULT_TENANT) != accepted.tenant:
+        return off(Kind.DIFFERENT, f"tenant {tenant} there, {accepted.tenant} in the log")
     ended = ledger.ended.get(task_id)
     if ended is None:
         return _judge_course(ledger, task_id, place, seen)

@@ -18,6 +18,7 @@ from mayfly.fold import Fold, Phase, TaskState
 from mayfly.history import begins_anew
 from mayfly.retention import FOR_EVER, Retention
 from mayfly.task import (
+    DEFAULT_TENANT,
     NO_FENCE,
     BlobRef,
     MalformedCommand,
@@ -39,11 +40,12 @@ class Place(NamedTuple):
 
 class Accepted(NamedTuple):
     """A task that stands in a lane. `scheduled`: its first attempt was due later than its acceptance. `at` is
-    its command's append time, milliseconds since 1970."""
+    its command's append time, milliseconds since 1970; `tenant` says whose it is."""
 
     place: Place
     scheduled: bool
     at: int = 0
+    tenant: str = DEFAULT_TENANT
 
 
 class Ended(NamedTuple):
@@ -122,13 +124,15 @@ class Ledger:
             envelope = decode_envelope(value, topic=topic, partition=place.partition, offset=offset)
         except MalformedCommand:
             task_id, scheduled, releases = place_id(topic, place.partition, offset), False, False
+            tenant = DEFAULT_TENANT
         else:
+            tenant = sys.intern(envelope.tenant)
             task_id, scheduled = envelope.task_id, due_at(envelope, at) > accepted_at(envelope, at)
             releases = envelope.releases != NO_FENCE
         before = self.accepted.get(task_id)
         # A copy, and a release, are the same task.
         if before is None or (not releases and self.retention.is_anew(at, before.at)):
-            self.accepted[sys.intern(task_id)] = Accepted(place, scheduled, at)
+            self.accepted[sys.intern(task_id)] = Accepted(place, scheduled, at, tenant)
         ended = self.ended.get(task_id)
         if ended is not None and self.retention.is_anew(at, ended.at):
             del self.ended[task_id]

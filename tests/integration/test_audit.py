@@ -54,9 +54,9 @@ class World:
     blobs: Blobs
     redis: Any
 
-    async def accept(self) -> tuple[str, int, int]:
+    async def accept(self, tenant: str = "default") -> tuple[str, int, int]:
         """The task's id, and its command's partition and offset."""
-        envelope = Envelope("echo", new_task_id())
+        envelope = Envelope("echo", new_task_id(), tenant=tenant)
         topic = lane_topic(self.settings.queue, Lane.NORMAL)
         at = await self.log.append(topic, encode(envelope), key=envelope.task_id)
         await self.model.queued(
@@ -87,9 +87,11 @@ class World:
         change = claimed(event, partition=partition, offset=fence, at=AT)
         await self.model.project([], [change])
 
-    async def end(self, outcome: Outcome | None = None, *, dead_letter: bool = True) -> tuple[str, int, int]:
+    async def end(
+        self, outcome: Outcome | None = None, *, dead_letter: bool = True, tenant: str = "default"
+    ) -> tuple[str, int, int]:
         """A task from its command to its outcome: its id, its partition and its fence."""
-        task_id, partition, offset = await self.accept()
+        task_id, partition, offset = await self.accept(tenant)
         fence = await self.claim(task_id, partition, offset)
         if outcome is None:
             blob = await self.blobs.put(f"results/{task_id}/1-{fence}", b'"done"', "application/json")
@@ -183,6 +185,28 @@ async def test_each_damage_is_found_and_named(world: World) -> None:
         forged: Kind.UNACCEPTED,
     }
     assert failed not in {off.task_id for off in report.findings}
+
+
+async def test_tenants_tasks_are_proved_like_any_and_one_under_another_tenant_is_found(world: World) -> None:
+    ids = {}
+    for tenant in ("default", "acme", "zeta"):
+        waits, _, _ = await world.accept(tenant)
+        await world.claim(*await world.accept(tenant))
+        done, *_ = await world.end(tenant=tenant)
+        failed, *_ = await world.end(BROKEN, tenant=tenant)
+        ids[tenant] = (waits, done, failed)
+    report = await world.audit(settle=5)
+    assert report.clean, report
+    assert report.queues[0].accepted == 12
+    await world.redis.hset(task_key(ids["acme"][0]), "tenant", "zeta")
+    await world.redis.hdel(task_key(ids["acme"][1]), "tenant")
+    await world.redis.hset(task_key(ids["default"][2]), "tenant", "acme")
+    report = await world.audit()
+    assert {off.task_id: (off.kind, off.detail) for off in report.findings} == {
+        ids["acme"][0]: (Kind.DIFFERENT, "tenant zeta there, acme in the log"),
+        ids["acme"][1]: (Kind.DIFFERENT, "tenant default there, acme in the log"),
+        ids["default"][2]: (Kind.DIFFERENT, "tenant acme there, default in the log"),
+    }
 
 
 async def test_a_dead_letter_that_was_never_written_is_missed_and_one_that_was_purged_is_not(

@@ -23,6 +23,7 @@ from mayfly.task import (
     Origin,
     decode_envelope,
     encode,
+    new_task_id,
     place_id,
 )
 
@@ -129,3 +130,12 @@ def test_a_letter_that_does_not_fit_one_record_leaves_its_traceback_out() -> Non
     small = Letters("q").write("a", replace(state, history=()), Envelope("f", "a"))
     assert small is not None
     assert small.failure == failure
+
+
+@pytest.mark.parametrize("tenant", ["", "Acme", "a b", "-a", "a\n", "a" * 64, "a:b", "a@b", "redrive"])
+def test_a_name_that_no_tenant_has_is_no_envelopes(tenant: str) -> None:
+    """`redrive`, since with an Idempotency-Key of its own choice it would have the ids of others' tasks."""
+    value = encode(Envelope("echo", new_task_id(), tenant=tenant))
+    with pytest.raises(MalformedCommand, match="tenant") as raised:
+        decode_envelope(value, topic="t", partition=0, offset=0)
+    assert raised.value.envelope.tenant == "default"

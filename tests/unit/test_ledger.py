@@ -360,6 +360,23 @@ def test_a_failed_task_without_a_dead_letter_is_found(world: World) -> None:
     assert world.kinds() == [Kind.NO_DEAD_LETTER]
 
 
+@pytest.mark.parametrize("tenant", ["default", "acme"])
+@pytest.mark.parametrize("course", ["waits", "runs", "ended"])
+def test_a_task_that_stands_under_another_tenant_is_found_wherever_it_is_in_its_course(
+    world: World, tenant: str, course: str
+) -> None:
+    task_id = world.accept(tenant=tenant)
+    if course != "waits":
+        fence = world.claim(task_id)
+    if course == "ended":
+        world.finish(task_id, fence)
+    assert world.kinds() == []
+    world.hashes[task_id]["tenant"] = "zeta"
+    assert world.kinds() == [Kind.DIFFERENT]
+    del world.hashes[task_id]["tenant"]
+    assert world.kinds() == ([] if tenant == "default" else [Kind.DIFFERENT])
+
+
 def test_an_outcome_that_completes_without_a_result_is_found(world: World) -> None:
     world.complete(Outcome(AT, AT))
     assert world.kinds() == [Kind.NO_RESULT]
