@@ -36,6 +36,7 @@ from gateway.reruns import Originals, Reruns
 from gateway.security import Guard
 from gateway.streams import Streams
 from gateway.tasks import Tasks
+from gateway.uses import Uses
 from gateway.waiting import Waiters
 from gateway.workers import Workers
 from mayfly.adapters import kafka, kafka_catalog, kafka_control, redis, s3
@@ -82,7 +83,8 @@ class Gateway:
             tokens=tokens,
             admin_key=_admin_key(settings),
         )
-        self._keys = Keys(parts.control)
+        self._uses = Uses(self.access.used, parts.read_model)
+        self._keys = Keys(parts.control, self._uses)
         self._login = Login(parts.control.book, tokens, seconds=settings.login_seconds)
         self._functions = Functions(parts.catalog, parts.catalog_is_read)
         self._workers = Workers(parts.read_model)
@@ -146,13 +148,15 @@ class Gateway:
 
         @asynccontextmanager
         async def lifespan(_app: Starlette) -> AsyncIterator[None]:
-            running = [_in_background(start()), _in_background(self.waiters.follow())]
+            work = (start(), self.waiters.follow(), self._uses.run())
+            running = [_in_background(one) for one in work]
             try:
                 yield
             finally:
                 for task in running:
                     task.cancel()
                 await asyncio.gather(*running, return_exceptions=True)
+                await self._uses.close()
                 await stop()
 
         app = Starlette(

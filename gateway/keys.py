@@ -16,6 +16,7 @@ from gateway.reruns import json_body
 from gateway.responses import json_response
 from gateway.submissions import checked
 from gateway.times import milliseconds
+from gateway.uses import Uses
 from mayfly.identity.keys import ApiKey, new_credential
 from mayfly.identity.principal import Principal, scopes_of
 from mayfly.task import is_tenant
@@ -25,8 +26,9 @@ from mayfly.view import timestamp
 class Keys:
     """The handlers of /keys. An admin sees to the keys of its tenant, an operator to everybody's."""
 
-    def __init__(self, control: Control) -> None:
+    def __init__(self, control: Control, uses: Uses) -> None:
         self._control = control
+        self._uses = uses
 
     async def create(self, request: Request) -> Response:
         parameters(request)
@@ -55,7 +57,8 @@ class Keys:
         by = principal_of(request)
         keys = [key for key in self._control.book.keys.values() if by.is_operator or key.tenant == by.tenant]
         keys.sort(key=lambda key: (key.created_at, key.id))
-        return json_response({"keys": [key_view(key) for key in keys]})
+        used = await self._uses.last([key.id for key in keys])
+        return json_response({"keys": [key_view(key, used.get(key.id)) for key in keys]})
 
     async def revoke(self, request: Request) -> Response:
         """From the answer on no gateway takes it for longer than it is behind in reading, which is little."""
@@ -77,12 +80,12 @@ def tenant_for(by: Principal, wanted: str | None) -> str:
     if not by.is_operator:
         raise Problem("forbidden", "Only admins of the default tenant make things for another one.")
     if not is_tenant(wanted):
-        detail = "tenant: a-z, 0-9 and hyphens, at most 63 of them, and no hyphen first."
+        detail = "tenant: a-z, 0-9 and hyphens, at most 63 of them, no hyphen first, and not redrive."
         raise Problem("invalid_body", detail, field="tenant")
     return wanted
 
 
-def key_view(key: ApiKey) -> dict[str, Any]:
+def key_view(key: ApiKey, used_at: int | None = None) -> dict[str, Any]:
     view: dict[str, Any] = {
         "id": key.id,
         "name": key.name,
@@ -95,6 +98,8 @@ def key_view(key: ApiKey) -> dict[str, Any]:
         view["expiresAt"] = timestamp(key.expires_at)
     if key.revoked_at is not None:
         view["revokedAt"] = timestamp(key.revoked_at)
+    if used_at is not None:
+        view["lastUsedAt"] = timestamp(used_at)
     return view
 
 

@@ -288,6 +288,9 @@ class Key(_Model):
     created_by: str
     expires_at: Timestamp | None = None
     revoked_at: Timestamp | None = None
+    last_used_at: Timestamp | None = Field(
+        None, description="As far as it is known: to half a minute, and not from before Redis was flushed."
+    )
 
 
 class NewKey(Key):

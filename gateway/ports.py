@@ -116,6 +116,12 @@ class ReadModel(Protocol):
         """What was logged after that place ("" is the beginning), in order, at most so many pieces."""
 
     async def dispatchers(self) -> Heartbeats: ...
+    async def tell_keys_used(self, keys: Mapping[str, int]) -> None:
+        """When API keys were used last, milliseconds since 1970."""
+
+    async def keys_used(self, key_ids: Sequence[str]) -> dict[str, int]:
+        """The same, as far as any gateway has told it."""
+
     def changes(self) -> AsyncGenerator[tuple[str, str]]:
         """(task id, status) as they change; a pair of empty strings when the subscription stands."""
 

@@ -5,12 +5,13 @@
 
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, FilePath, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from mayfly.errors import SettingsError
+from mayfly.identity.signatures import SHORTEST_SECRET
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -19,7 +20,13 @@ MIB = 1024 * KIB
 class Settings(BaseSettings):
     """What the gateway, the dispatcher and the tools can be told. Units are in the names or the text."""
 
-    model_config = SettingsConfigDict(env_prefix="MAYFLY_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="MAYFLY_",
+        frozen=True,
+        extra="ignore",
+        # An error would show every setting, and secrets are among them.
+        hide_input_in_errors=True,
+    )
 
     # --- the gateway
     host: str = "127.0.0.1"
@@ -44,6 +51,16 @@ class Settings(BaseSettings):
     # --- the log
     kafka: str = "127.0.0.1:9092"
     """Bootstrap servers, host:port, with commas between."""
+    kafka_security: Literal["PLAINTEXT", "SSL", "SASL_SSL", "SASL_PLAINTEXT"] = "PLAINTEXT"
+    """How the brokers are spoken to: `SSL` is TLS, `SASL` says who we are."""
+    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] | None = None
+    """By what: a user and a password, or, `OAUTHBEARER`, the AWS credentials that boto3 finds (MSK IAM)."""
+    kafka_user: str | None = None
+    kafka_password: SecretStr | None = None
+    kafka_ca_file: FilePath | None = None
+    """PEM certificates that the brokers' are signed by; unset means those that the system trusts."""
+    kafka_region: str | None = None
+    """The AWS region of an MSK cluster, for `OAUTHBEARER`; unset means the one that boto3 finds."""
     partitions: int = Field(8, ge=1, le=1000)
     """Partitions of each of a queue's topics: bounds its dispatchers, and never changes while it lives."""
     produce_timeout_seconds: float = Field(10.0, gt=0)
@@ -51,7 +68,9 @@ class Settings(BaseSettings):
 
     # --- the read model
     redis: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
-    """URL of Redis, with its password if it has one."""
+    """URL of Redis, with its user and password if it has them; `rediss://` is TLS."""
+    redis_ca_file: FilePath | None = None
+    """PEM certificates that its own is signed by; unset means those that the system trusts."""
 
     # --- the store
     s3_endpoint: str | None = None
@@ -60,6 +79,8 @@ class Settings(BaseSettings):
     s3_region: str = "us-east-1"
     s3_access_key: SecretStr | None = None
     s3_secret_key: SecretStr | None = None
+    s3_ca_file: FilePath | None = None
+    """PEM certificates that an https endpoint's own is signed by, beside those that the system trusts."""
 
     # --- the dispatcher
     queue: str = "default"
@@ -75,6 +96,9 @@ class Settings(BaseSettings):
     """What /workers shows is to be at most a second old: half of it is the beat, the rest the way there."""
     heartbeat_life_seconds: float = Field(5.0, gt=0)
     """A dispatcher that has not been seen for this long may have its tasks taken over."""
+    heartbeat_key: SecretStr | None = None
+    """What heartbeats are signed with, 32 bytes or more: the same for gateways and dispatchers. Unset,
+    whoever can write in Redis is believed."""
     functions_dir: Path | None = None
     """Where the functions' folders are on this machine; their `.env` files are read from there."""
     state_dir: Path = Path(".mayfly")
@@ -130,6 +154,31 @@ class Settings(BaseSettings):
             if isinstance(value, str)
             else value
         )
+
+    @model_validator(mode="after")
+    def _fit(self) -> Self:
+        """Raises `SettingsError` for what is well each by itself and not together."""
+        security, mechanism = self.kafka_security, self.kafka_sasl_mechanism
+        key = self.heartbeat_key.get_secret_value() if self.heartbeat_key is not None else None
+        if key is not None and len(key.encode()) < SHORTEST_SECRET:
+            raise SettingsError(f"MAYFLY_HEARTBEAT_KEY: it has at least {SHORTEST_SECRET} bytes")
+        if security.startswith("SASL") != (mechanism is not None):
+            raise SettingsError(
+                f"MAYFLY_KAFKA_SECURITY is {security} and MAYFLY_KAFKA_SASL_MECHANISM "
+                f"{mechanism or 'is not set'}: SASL_SSL and SASL_PLAINTEXT need one, the others have none"
+            )
+        known = self.kafka_user is not None and self.kafka_password is not None
+        if mechanism not in (None, "OAUTHBEARER") and not known:
+            raise SettingsError(
+                f"MAYFLY_KAFKA_SASL_MECHANISM {mechanism} needs MAYFLY_KAFKA_USER and MAYFLY_KAFKA_PASSWORD"
+            )
+        if self.kafka_ca_file is not None and security not in ("SSL", "SASL_SSL"):
+            raise SettingsError("MAYFLY_KAFKA_CA_FILE is for MAYFLY_KAFKA_SECURITY SSL and SASL_SSL")
+        if self.redis_ca_file is not None and not self.redis.get_secret_value().startswith("rediss://"):
+            raise SettingsError("MAYFLY_REDIS_CA_FILE is for a MAYFLY_REDIS that begins with rediss://")
+        if self.s3_ca_file is not None and (self.s3_endpoint or "").startswith("http://"):
+            raise SettingsError("MAYFLY_S3_CA_FILE is for a MAYFLY_S3_ENDPOINT that begins with https://")
+        return self
 
 
 def _memory_mib() -> int:

@@ -24,6 +24,7 @@ from confluent_kafka import (
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 from confluent_kafka.cimpl import NewTopic
 
+from mayfly.adapters import kafka_iam
 from mayfly.errors import LogUnavailable, SettingsError
 from mayfly.settings import Settings
 from mayfly.task import Lane
@@ -61,14 +62,33 @@ def dispatcher_group(queue: str) -> str:
 
 
 def client_config(settings: Settings, **more: Any) -> dict[str, Any]:
-    """What every client of ours tells librdkafka. Its chatter goes to our log, not to stderr."""
+    """What every client of ours tells librdkafka: none is made without. Its chatter goes to our log, not to
+    stderr."""
     return {
         "bootstrap.servers": settings.kafka,
         "logger": logging.getLogger("mayfly.kafka"),
         # A broker that restarts should be found again in a second, not in ten.
         "reconnect.backoff.max.ms": 1000,
+        **_security(settings),
         **more,
     }
+
+
+def _security(settings: Settings) -> dict[str, Any]:
+    """How the brokers know us, and we them."""
+    if settings.kafka_security == "PLAINTEXT":
+        return {}
+    config: dict[str, Any] = {"security.protocol": settings.kafka_security}
+    if settings.kafka_ca_file is not None:
+        config["ssl.ca.location"] = str(settings.kafka_ca_file)
+    if settings.kafka_sasl_mechanism is not None:
+        config["sasl.mechanism"] = settings.kafka_sasl_mechanism
+    if settings.kafka_sasl_mechanism == "OAUTHBEARER":
+        config["oauth_cb"] = kafka_iam.tokens(settings.kafka_region)
+    elif settings.kafka_user is not None and settings.kafka_password is not None:
+        config["sasl.username"] = settings.kafka_user
+        config["sasl.password"] = settings.kafka_password.get_secret_value()
+    return config
 
 
 class Appended(NamedTuple):

@@ -12,20 +12,19 @@ from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 import msgspec
-from redis.asyncio import Redis
 from redis.exceptions import NoScriptError, RedisError
 
+from mayfly.adapters.redis_connection import answering, connect
+from mayfly.adapters.redis_heartbeats import Heartbeats, signatures_of
+from mayfly.adapters.redis_key_uses import KeyUses
 from mayfly.adapters.redis_reads import (
     CANCELS,
     CHANGES,
-    DISPATCHERS,
     ENDED,
     TENANTS,
     Gate,
     Reads,
-    answering,
     dead_letters_key,
-    dispatcher_key,
     log_key,
     marks_key,
     task_key,
@@ -67,10 +66,29 @@ local function queued(id, created, partition, status, fields)
     if fields[i] == 'requestSha256' then request = fields[i + 1] end
   end
   local tasks, dead = indexes(tenant)
-  -- A second command of a task says nothing new: the first one is the one that was accepted.
-  local was = redis.call('ZSCORE', tasks, id)
-  local known = redis.call('HEXISTS', hash, 'command') == 1
-  if was and known and tonumber(was) < tonumber(created) then return end
+  local is = redis.call('HMGET', hash, 'command', 'status', 'tenant', 'taskType', 'tags')
+  local theirs, theirs_dead = indexes(is[3])
+  if is[1] then
+    -- A second command of a task says nothing new: the first one is the one that was accepted, whosever the
+    -- second is.
+    local was = redis.call('ZSCORE', theirs, id)
+    if was and tonumber(was) < tonumber(created) then return end
+  end
+  if is[2] and tasks ~= theirs then
+    -- What was told of it before its command was told of nobody's task; and nobody keeps what is another's.
+    redis.call('ZREM', theirs, id)
+    redis.call('ZREM', theirs .. ':status:' .. (is[2] or ''), id)
+    redis.call('ZREM', theirs .. ':type:' .. (is[4] or ''), id)
+    for _, tag in ipairs(is[5] and cjson.decode(is[5]) or {}) do
+      redis.call('ZREM', theirs .. ':tag:' .. tag, id)
+    end
+    local failed = redis.call('ZSCORE', theirs_dead, id)
+    if failed then
+      redis.call('ZREM', theirs_dead, id)
+      redis.call('ZADD', dead, failed, id)
+    end
+    redis.call('HDEL', hash, 'tenant')
+  end
   if tenant then redis.call('SADD', 'mayfly:tenants', tenant) end
   if request then
     redis.call('SET', 'mayfly:idempotency:' .. id, request .. ':' .. partition .. ':' .. queue)
@@ -79,22 +97,11 @@ local function queued(id, created, partition, status, fields)
   redis.call('ZADD', tasks, created, id)
   redis.call('ZADD', tasks .. ':type:' .. kind, created, id)
   for _, tag in ipairs(tags) do redis.call('ZADD', tasks .. ':tag:' .. tag, created, id) end
-  local is = redis.call('HGET', hash, 'status')
-  if tenant and is then
-    -- What was told of it before its command was told of nobody's task.
-    redis.call('ZREM', 'mayfly:tasks:status:' .. is, id)
-    local failed = redis.call('ZSCORE', 'mayfly:dead-letters', id)
-    if failed then
-      redis.call('ZREM', 'mayfly:dead-letters', id)
-      redis.call('ZADD', dead, failed, id)
-    end
+  if not is[2] then
+    redis.call('HSET', hash, 'status', status)
+    redis.call('PUBLISH', 'mayfly:changes', cjson.encode({taskId = id, status = status}))
   end
-  if not is then
-    is = status
-    redis.call('HSET', hash, 'status', is)
-    redis.call('PUBLISH', 'mayfly:changes', cjson.encode({taskId = id, status = is}))
-  end
-  redis.call('ZADD', tasks .. ':status:' .. is, created, id)
+  redis.call('ZADD', tasks .. ':status:' .. (is[2] or status), created, id)
 end
 
 local function change(id, partition, offset, status, ended, removed, fields)
@@ -156,7 +163,13 @@ local is = redis.call('HMGET', KEYS[1], 'status', 'taskType', 'tags', 'tenant')
 local at = is[4] and '@' .. is[4] or ''
 local tasks, dead = 'mayfly:tasks' .. at, 'mayfly:dead-letters' .. at
 local open = is[1] and is[1] ~= 'COMPLETED' and is[1] ~= 'FAILED' and is[1] ~= 'CANCELLED'
-for _, index in ipairs({'mayfly:tasks:ended', dead}) do redis.call('ZREM', index, id) end
+if redis.call('ZREM', 'mayfly:tasks:ended', id) + redis.call('ZREM', dead, id) == 0 then
+  -- Its hash, by which it would be found, is gone or another one: a sweep would meet the letter for ever.
+  redis.call('ZREM', 'mayfly:dead-letters', id)
+  for _, tenant in ipairs(redis.call('SMEMBERS', 'mayfly:tenants')) do
+    redis.call('ZREM', 'mayfly:dead-letters@' .. tenant, id)
+  end
+end
 -- Another sweep was faster, and its key was used anew since.
 if open then return 0 end
 for _, index in ipairs({tasks, tasks .. ':status:' .. (is[1] or ''), tasks .. ':type:' .. (is[2] or '')}) do
@@ -182,14 +195,15 @@ async def _open() -> None:
     """Whoever writes the read model looks at what there is."""
 
 
-class ReadModel(Reads):
+class ReadModel(Reads, Heartbeats, KeyUses):
     """Every method raises `ReadModelUnavailable` when Redis does not do its part."""
 
     def __init__(self, settings: Settings) -> None:
+        """Raises `SettingsError`."""
         self._gate = _open
         # Its types say that every answer may be bytes; `decode_responses` says that none is.
-        self._redis: Any = Redis.from_url(
-            settings.redis.get_secret_value(),
+        self._redis: Any = connect(
+            settings,
             decode_responses=True,
             # Anybody may write there what is no text.
             encoding_errors="replace",
@@ -197,6 +211,7 @@ class ReadModel(Reads):
             socket_timeout=5,
             health_check_interval=15,
         )
+        self._signatures = signatures_of(settings)
         self._shas: dict[str, str] = {}
 
     def guard(self, gate: Gate) -> None:
@@ -288,13 +303,17 @@ class ReadModel(Reads):
     # --- housekeeping
 
     async def ended_before(self, at: int, dead_before: int, most: int) -> list[Ended]:
-        """Tasks that ended before `at`, and dead letters from before `dead_before`; ms since 1970."""
+        """Tasks of every tenant that ended before `at`, and dead letters from before `dead_before`, at most
+        so many together; milliseconds since 1970."""
         found: list[Ended] = []
         async with answering():
             tenants = [DEFAULT_TENANT, *sorted(await self._redis.smembers(TENANTS))]
             letters = [(dead_letters_key(tenant), dead_before) for tenant in tenants]
             for index, before in ((ENDED, at), *letters):
-                ids = await self._redis.zrangebyscore(index, "-inf", f"({before}", start=0, num=most)
+                left = most - len(found)
+                if not left:
+                    break
+                ids = await self._redis.zrangebyscore(index, "-inf", f"({before}", start=0, num=left)
                 pipeline = self._redis.pipeline(transaction=False)
                 for task_id in ids:
                     pipeline.hgetall(task_key(task_id))
@@ -362,22 +381,6 @@ class ReadModel(Reads):
                     await subscription.ping()
                 elif message["type"] == "message":
                     yield message["data"]
-
-    # --- heartbeats
-
-    async def beat(self, dispatcher_id: str, heartbeat: dict[str, Any], life_seconds: float) -> None:
-        async with answering():
-            pipeline = self._redis.pipeline(transaction=False)
-            pipeline.set(dispatcher_key(dispatcher_id), json.dumps(heartbeat), px=int(life_seconds * 1000))
-            pipeline.sadd(DISPATCHERS, dispatcher_id)
-            await pipeline.execute()
-
-    async def leave(self, dispatcher_id: str) -> None:
-        async with answering():
-            pipeline = self._redis.pipeline(transaction=False)
-            pipeline.delete(dispatcher_key(dispatcher_id))
-            pipeline.srem(DISPATCHERS, dispatcher_id)
-            await pipeline.execute()
 
 
 def _object_keys(task_id: str, fields: dict[str, str]) -> tuple[str, ...]:

@@ -6,29 +6,25 @@
 import base64
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
 from typing import Any, Final, NamedTuple
 
-from redis.exceptions import RedisError
-
-from mayfly.errors import ReadModelUnavailable
+from mayfly.adapters.redis_connection import answering
 from mayfly.task import DEFAULT_TENANT
 from mayfly.view import Reservation, tenant_of
 
 CHANGES: Final = "mayfly:changes"
 CANCELS: Final = "mayfly:cancels"
-DISPATCHERS: Final = "mayfly:dispatchers"
 TENANTS: Final = "mayfly:tenants"
 """Those that have tasks, but for the default one."""
 ENDED: Final = "mayfly:tasks:ended"
 Fields = dict[str, str]
 Rows = list[Fields]
 Ids = list[str]
-Heartbeats = list[dict[str, Any]]
 Scored = list[tuple[str, float]]
 Place = tuple[float, str]
 """In a sorted set: score and member."""
 
+_OF_A_LETTER: Final = ("taskType", "errorType", "tenant")
 _PAGE: Final = 200
 _SCAN: Final = 10_000
 """Ids that one page of a list looks at: a rare combination of filters gets a short page and a cursor."""
@@ -104,18 +100,6 @@ class Reads:
         """Tell who holds the task that its end was asked for."""
         async with answering():
             await self._redis.publish(CANCELS, task_id)
-
-    async def dispatchers(self) -> Heartbeats:
-        """The heartbeats of the dispatchers that are alive, by id; the ids of the dead are dropped."""
-        async with answering():
-            ids = sorted(await self._redis.smembers(DISPATCHERS))
-            if not ids:
-                return []
-            beats = await self._redis.mget([dispatcher_key(one) for one in ids])
-            if gone := [one for one, beat in zip(ids, beats, strict=True) if beat is None]:
-                await self._redis.srem(DISPATCHERS, *gone)
-        found = (_heartbeat(one, beat) for one, beat in zip(ids, beats, strict=True) if beat is not None)
-        return [heartbeat for heartbeat in found if heartbeat is not None]
 
     # --- ids that are reserved
 
@@ -193,22 +177,20 @@ class Reads:
         since: int | None = None,
         until: int | None = None,
     ) -> Ids:
-        """All of them, the oldest first."""
+        """All of them, the oldest first; none of which there is half a hash."""
         await self._gate()
         lowest, highest = _bounds(since, until)
         found: Ids = []
         async with answering():
             async for ids, _ in self._pages(dead_letters_key(tenant), None, lowest, highest):
-                if task_type is None and error_type is None:
-                    found += [task_id for task_id, _ in ids]
-                    continue
                 pipeline = self._redis.pipeline(transaction=False)
                 for task_id, _ in ids:
-                    pipeline.hmget(task_key(task_id), "taskType", "errorType")
+                    pipeline.hmget(task_key(task_id), _OF_A_LETTER)
                 for (task_id, _), values in zip(ids, await pipeline.execute(), strict=True):
-                    if _failed_so(
-                        dict(zip(("taskType", "errorType"), values, strict=True)), task_type, error_type
-                    ):
+                    there = zip(_OF_A_LETTER, values, strict=True)
+                    fields = {name: value for name, value in there if value is not None}
+                    whole = "taskType" in fields and tenant_of(fields) == tenant
+                    if whole and _failed_so(fields, task_type, error_type):
                         found.append(task_id)
         await self._gate()
         return found[::-1]
@@ -295,29 +277,12 @@ def log_key(task_id: str) -> str:
     return f"mayfly:log:{task_id}"
 
 
-def dispatcher_key(dispatcher_id: str) -> str:
-    return f"mayfly:dispatcher:{dispatcher_id}"
-
-
 def dead_letters_key(tenant: str) -> str:
     return f"mayfly:dead-letters{_at(tenant)}"
 
 
 def marks_key(queue: str) -> str:
     return f"mayfly:positions:{queue}"
-
-
-def _heartbeat(dispatcher_id: str, text: str) -> dict[str, Any] | None:
-    """None for what no dispatcher wrote: whoever is alive writes over it in a moment."""
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(found, dict) or found.get("id") != dispatcher_id:
-        return None
-    fences = found.get("fences")
-    well = isinstance(fences, list) and all(isinstance(one, str) for one in fences)
-    return found if well else None
 
 
 def _reservation_key(task_id: str) -> str:
@@ -381,12 +346,3 @@ def _decode_cursor(cursor: str) -> Place:
         return float(int(score[:20])), task_id
     except ValueError:
         raise ValueError("the cursor is not one that a list gave") from None
-
-
-@asynccontextmanager
-async def answering() -> AsyncIterator[None]:
-    """What Redis raises, as `ReadModelUnavailable`."""
-    try:
-        yield
-    except (RedisError, OSError) as error:
-        raise ReadModelUnavailable(f"Redis does not answer: {error}") from error

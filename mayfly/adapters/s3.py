@@ -8,15 +8,20 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
-from typing import Any, Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 import obstore
 from obstore.exceptions import BaseError
 from obstore.store import S3Store
 
-from mayfly.errors import BlobNotFound, BlobsUnavailable
+from mayfly.errors import BlobNotFound, BlobsUnavailable, SettingsError
 from mayfly.settings import Settings
 from mayfly.task import BlobRef
+
+if TYPE_CHECKING:
+    # It is there for types only.
+    from obstore.store import ClientConfig
 
 MAX_KEY_BYTES: Final = 1024
 NOWHERE: Final = "nothing-is-here/"
@@ -27,6 +32,7 @@ class Blobs:
     """Objects by key. Every method raises `BlobsUnavailable` when the store does not do its part."""
 
     def __init__(self, settings: Settings) -> None:
+        """Raises `SettingsError` for a CA file that has no certificates."""
         self._settings = settings
         options: dict[str, Any] = {"region": settings.s3_region}
         if settings.s3_endpoint:
@@ -36,14 +42,17 @@ class Blobs:
                 "access_key_id": settings.s3_access_key.get_secret_value(),
                 "secret_access_key": settings.s3_secret_key.get_secret_value(),
             }
+        client: ClientConfig = {
+            "allow_http": bool(settings.s3_endpoint and settings.s3_endpoint.startswith("http://")),
+            "timeout": timedelta(seconds=30),
+            "connect_timeout": timedelta(seconds=2),
+        }
+        if settings.s3_ca_file is not None:
+            client["root_certificate"] = _certificates(settings.s3_ca_file)
         self._store = S3Store(
             settings.s3_bucket,
             **options,
-            client_options={
-                "allow_http": bool(settings.s3_endpoint and settings.s3_endpoint.startswith("http://")),
-                "timeout": timedelta(seconds=30),
-                "connect_timeout": timedelta(seconds=2),
-            },
+            client_options=client,
             # Whoever calls knows better how long to go on: an attempt for ever, a reader not at all.
             retry_config={"max_retries": 1, "retry_timeout": timedelta(seconds=5)},
         )
@@ -128,6 +137,7 @@ class Blobs:
             region_name=settings.s3_region,
             aws_access_key_id=keys[0].get_secret_value() if keys[0] else None,
             aws_secret_access_key=keys[1].get_secret_value() if keys[1] else None,
+            verify=str(settings.s3_ca_file) if settings.s3_ca_file else None,
             config=Config(
                 connect_timeout=2,
                 read_timeout=5,
@@ -149,6 +159,17 @@ class Blobs:
             )
         except (BotoCoreError, ClientError) as error:
             raise BlobsUnavailable(f"S3 bucket {self._settings.s3_bucket}: {error}") from error
+
+
+def _certificates(path: Path) -> str:
+    """PEM. Raises `SettingsError`."""
+    try:
+        text = path.read_text()
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"MAYFLY_S3_CA_FILE {path} cannot be read: {error}") from error
+    if "-----BEGIN CERTIFICATE-----" not in text:
+        raise SettingsError(f"MAYFLY_S3_CA_FILE {path} has no PEM certificate")
+    return text
 
 
 def _reason(error: Exception) -> str:

@@ -5,10 +5,10 @@ import hashlib
 from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any, Final
 
-from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from mayfly.adapters.redis import task_key
+from mayfly.adapters.redis_connection import connect
 from mayfly.adapters.s3 import Blobs
 from mayfly.audit.checks import FIELDS, Hash
 from mayfly.errors import BlobNotFound, ReadModelUnavailable
@@ -23,9 +23,8 @@ class Hashes:
     """The tasks' hashes in Redis. Raises `ReadModelUnavailable`, each method."""
 
     def __init__(self, settings: Settings) -> None:
-        url = settings.redis.get_secret_value()
-        self._redis: Any = Redis.from_url(
-            url, decode_responses=True, socket_connect_timeout=5, socket_timeout=20
+        self._redis: Any = connect(
+            settings, decode_responses=True, socket_connect_timeout=5, socket_timeout=20
         )
 
     async def close(self) -> None:

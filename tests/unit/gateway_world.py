@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 from collections import defaultdict
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -115,6 +115,7 @@ class ReadModel:
     letters: dict[str, int] = field(default_factory=dict)
     chunks: dict[str, list[Chunk]] = field(default_factory=lambda: defaultdict(list))
     cancels: list[str] = field(default_factory=list)
+    uses: list[dict[str, int]] = field(default_factory=list)
     told: "asyncio.Queue[tuple[str, str] | None]" = field(default_factory=asyncio.Queue)
     marks: dict[str, int] = field(default_factory=dict)
     gate: Callable[[], Awaitable[None]] = field(default_factory=lambda: _nothing)
@@ -212,6 +213,17 @@ class ReadModel:
     async def dispatchers(self) -> Heartbeats:
         self._answer()
         return self.heartbeats
+
+    async def tell_keys_used(self, keys: Mapping[str, int]) -> None:
+        self._answer()
+        self.uses.append(dict(keys))
+
+    async def keys_used(self, key_ids: Sequence[str]) -> dict[str, int]:
+        self._answer()
+        found: dict[str, int] = {}
+        for told in self.uses:
+            found |= {one: max(at, found.get(one, 0)) for one, at in told.items() if one in key_ids}
+        return found
 
     async def changes(self) -> AsyncGenerator[tuple[str, str]]:
         yield "", ""

@@ -156,6 +156,7 @@ def test_every_field_of_a_tasks_hash_is_documented() -> None:
             rerun_of="id",
             payload_sha256="00",
             request_sha256="00",
+            tenant="acme",
         ),
         queue="default",
         lane=Lane.LOW,
