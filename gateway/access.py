@@ -17,19 +17,23 @@ from mayfly.identity import keys
 from mayfly.identity.keys import ApiKey, Credential
 from mayfly.identity.principal import ANYONE, Principal, Scope
 from mayfly.identity.tokens import Tokens
+from mayfly.identity.users import User
 from mayfly.task import DEFAULT_TENANT
 
 Handler = Callable[[Request], Awaitable[Response]]
 _PRINCIPAL: Final = "mayfly.principal"
 _AUTHORIZATION: Final = b"authorization"
 _BEARER: Final = "bearer "
+_USER: Final = "user:"
 
 
 class Book(Protocol):
-    """The keys that there are, by id."""
+    """The keys that there are, by id, and the users, by name."""
 
     @property
     def keys(self) -> Mapping[str, ApiKey]: ...
+    @property
+    def users(self) -> Mapping[str, User]: ...
 
 
 class Access:
@@ -81,9 +85,10 @@ class Access:
         if self._tokens is None:
             raise unauthenticated("The credential is no API key, and tokens are not taken here.")
         try:
-            return self._tokens.check(credential)
+            principal = self._tokens.check(credential)
         except ValueError as error:
             raise unauthenticated(f"The credential is refused: {error}.") from None
+        return self._by_user(principal) if principal.subject.startswith(_USER) else principal
 
     def _by_key(self, credential: Credential) -> Principal:
         own = self._admin_key
@@ -97,6 +102,18 @@ class Access:
             raise unauthenticated(f"The credential is refused: {refusal}.")
         self.used[key.id] = now
         return key.principal
+
+    def _by_user(self, principal: Principal) -> Principal:
+        """A user's token is good while the user is, with the password that it was given for."""
+        user = self._book.users.get(principal.subject.removeprefix(_USER))
+        if user is None and not self._is_read():
+            raise Problem("catalog_unavailable", "The users are still being read; try again in a moment.")
+        if user is None or user.disabled_at is not None:
+            raise unauthenticated("The credential is refused: the user was disabled, or is gone.")
+        # A token's time has whole seconds: one of the same second is let pass.
+        if principal.since < user.password_at // 1000:
+            raise unauthenticated("The credential is refused: the user has another password since.")
+        return principal
 
 
 class Guarded(Route):

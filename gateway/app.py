@@ -37,6 +37,7 @@ from gateway.security import Guard
 from gateway.streams import Streams
 from gateway.tasks import Tasks
 from gateway.uses import Uses
+from gateway.users import Users
 from gateway.waiting import Waiters
 from gateway.workers import Workers
 from mayfly.adapters import kafka, kafka_catalog, kafka_control, redis, s3
@@ -85,6 +86,7 @@ class Gateway:
         )
         self._uses = Uses(self.access.used, parts.read_model)
         self._keys = Keys(parts.control, self._uses)
+        self._users = Users(parts.control, parts.control_is_read)
         self._login = Login(parts.control.book, tokens, seconds=settings.login_seconds)
         self._functions = Functions(parts.catalog, parts.catalog_is_read)
         self._workers = Workers(parts.read_model)
@@ -133,6 +135,10 @@ class Gateway:
             ("POST", "/keys", self._keys.create, admin),
             ("GET", "/keys", self._keys.list, admin),
             ("DELETE", "/keys/{key_id}", self._keys.revoke, admin),
+            ("POST", "/users", self._users.create, admin),
+            ("GET", "/users", self._users.list, admin),
+            ("DELETE", "/users/{name}", self._users.disable, admin),
+            ("PUT", "/users/{name}/password", self._users.set_password, admin),
             ("POST", "/login", self._login.post, None),
             ("GET", "/healthz", self._health.alive, None),
             ("GET", "/readyz", self._health.ready, None),

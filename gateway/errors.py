@@ -58,6 +58,8 @@ CODES: Final[dict[str, Kind]] = {
     "unknown_task": Kind(404, "There is no task with this id"),
     "no_login": Kind(404, "This gateway issues no tokens"),
     "unknown_key": Kind(404, "There is no key with this id"),
+    "unknown_user": Kind(404, "There is no user of this name"),
+    "user_exists": Kind(409, "There is a user of this name"),
     "unknown_function": Kind(404, "There is no function of this name"),
     "task_not_finished": Kind(409, "The task has not come to its end yet"),
     "task_finished": Kind(409, "The task has come to its end already"),

@@ -12,7 +12,7 @@ from pydantic.json_schema import models_json_schema
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gateway import models
+from gateway import models, models_users
 from gateway.functions import Functions
 from gateway.operations import REF, Json, paths, problems
 from gateway.responses import json_bytes
@@ -38,6 +38,9 @@ _MODELS: Final[list[type[BaseModel]]] = [
     models.KeyRequest,
     models.NewKey,
     models.KeyList,
+    models_users.UserRequest,
+    models_users.PasswordRequest,
+    models_users.UserList,
     models.FunctionEntry,
     models.FunctionList,
     models.WorkerList,

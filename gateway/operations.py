@@ -15,7 +15,9 @@ REF: Final = "#/components/schemas/{model}"
 
 def paths(requests: dict[str, str]) -> Json:
     """All paths; `requests` are the names of the functions' own request schemas, by function."""
-    return {**_tasks(requests), **_dead_letters(), **_identity(), **_rest()}
+    from gateway import operations_users  # made of the parts below
+
+    return {**_tasks(requests), **_dead_letters(), **_identity(), **operations_users.paths(), **_rest()}
 
 
 def _identity() -> Json:

@@ -27,6 +27,8 @@ class Principal(NamedTuple):
     subject: str
     tenant: str
     scopes: frozenset[Scope]
+    since: int = 0
+    """When its token was issued, seconds since 1970; 0 where it has none, or that is not known."""
 
     def may(self, scope: Scope) -> bool:
         return scope in self.scopes or Scope.ADMIN in self.scopes

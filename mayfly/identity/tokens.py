@@ -109,4 +109,5 @@ def principal_of(claims: Mapping[str, Any], *, ours: bool) -> Principal:
         raise ValueError("the token's scope is no list of names")
     known = {scope.value for scope in Scope}
     who = subject if ours and subject.startswith("user:") else f"token:{subject}"
-    return Principal(who, tenant, scopes_of([name for name in names if name in known]))
+    scopes = scopes_of([name for name in names if name in known])
+    return Principal(who, tenant, scopes, since=int(claims.get("iat", 0)))

@@ -29,6 +29,8 @@ class User(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     created_at: int
     created_by: str = ""
     disabled_at: int | None = None
+    password_at: int = 0
+    """When the password was set: tokens from before that are of no use."""
 
     @property
     def principal(self) -> Principal:
