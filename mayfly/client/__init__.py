@@ -4,9 +4,10 @@
         task = mayfly.submit("thumbnail", data=picture, content_type="image/jpeg")
         smaller = mayfly.result(task.task_id)
 
-The gateway is at `url`, else at `MAYFLY_URL`, else at http://127.0.0.1:8080.
+The gateway is at `url`, else at `MAYFLY_URL`, else where the profile has it, else at http://127.0.0.1:8080.
+Who asks is said by `api_key` or `token`, else by `MAYFLY_API_KEY`, else by the profile (`Client`).
 
-A GET that meets no gateway, or a 503, is tried again up to two times, and so is a submission: it has an
+A GET that meets no gateway, a 503 or a 429, is tried again up to two times, and so is a submission: it has an
 Idempotency-Key, so that it runs once however often it is sent (`Client.submit`). Nor does it matter
 how often a task is cancelled, a dead letter redriven or purged, or a rebuild begun. Only a rerun is never
 sent twice.
@@ -19,12 +20,19 @@ from mayfly.client.dead_letters import DeadLetterFilters, Selection
 from mayfly.client.errors import (
     ApiError,
     ClientError,
+    Conflict,
+    Forbidden,
+    NotFound,
     TaskFailed,
+    TooManyRequests,
+    Unauthenticated,
+    Unavailable,
     UnexpectedAnswer,
     Unreachable,
     WaitTimeout,
 )
 from mayfly.client.events import Event, LogEvent, StatusEvent
+from mayfly.client.identity import Key, NewKey, Token, User
 from mayfly.client.models import (
     Attempt,
     FunctionInfo,
@@ -40,7 +48,7 @@ from mayfly.client.models import (
     Worker,
 )
 from mayfly.client.submission import TaskOptions
-from mayfly.client.transport import DEFAULT_URL
+from mayfly.client.target import DEFAULT_URL
 from mayfly.task import FailureType, RetryPolicy
 
 __all__ = [
@@ -51,13 +59,18 @@ __all__ = [
     "Bytes",
     "Client",
     "ClientError",
+    "Conflict",
     "DeadLetterFilters",
     "Event",
     "FailureType",
     "Filters",
+    "Forbidden",
     "FunctionInfo",
+    "Key",
     "LetterFailure",
     "LogEvent",
+    "NewKey",
+    "NotFound",
     "Page",
     "Progress",
     "Purge",
@@ -71,8 +84,13 @@ __all__ = [
     "TaskError",
     "TaskFailed",
     "TaskOptions",
+    "Token",
+    "TooManyRequests",
+    "Unauthenticated",
+    "Unavailable",
     "UnexpectedAnswer",
     "Unreachable",
+    "User",
     "WaitTimeout",
     "Worker",
 ]

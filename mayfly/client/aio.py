@@ -2,20 +2,23 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
+from datetime import datetime
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
 import httpx
 
-from mayfly.client import calls, dead_letters, submission
+from mayfly.client import calls, dead_letters, identity, submission
 from mayfly.client.calls import Bytes, Filters
 from mayfly.client.dead_letters import DeadLetterFilters, Selection
 from mayfly.client.events import Event, EventStream
+from mayfly.client.identity import Key, NewKey, Token, User
 from mayfly.client.models import FunctionInfo, Page, Purge, Rebuild, Redrive, Task, Worker
 from mayfly.client.submission import TaskOptions
-from mayfly.client.transport import answer, arguments, base_url, cut_short, options, unreachable
-from mayfly.client.wire import Call, Pause
+from mayfly.client.target import require_private, target
+from mayfly.client.transport import answer, arguments, cut_short, options, unreachable
+from mayfly.client.wire import ANSWER_SECONDS, Call, Pause
 
 T = TypeVar("T")
 
@@ -23,9 +26,23 @@ T = TypeVar("T")
 class AsyncClient:
     """`Client` for asyncio: the same methods, to be awaited. Use it with `async with`, or `await close()`."""
 
-    def __init__(self, url: str | None = None, *, transport: httpx.AsyncBaseTransport | None = None) -> None:
-        self._url = base_url(url)
-        self._http = httpx.AsyncClient(transport=transport, **options(self._url))
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        api_key: str | None = None,
+        token: str | None = None,
+        profile: str | None = None,
+        timeout: float = ANSWER_SECONDS,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        found = target(url, api_key=api_key, token=token, profile=profile)
+        self._url = found.url
+        self._timeout = timeout
+        self._http = httpx.AsyncClient(transport=transport, **options(found, timeout))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.url!r})"
 
     @property
     def url(self) -> str:
@@ -59,7 +76,7 @@ class AsyncClient:
         stream = EventStream(task_id)
         while True:
             try:
-                async with self._http.stream(**arguments(stream.request())) as response:
+                async with self._http.stream(**arguments(stream.request(), self._timeout)) as response:
                     if stream.opens(response.status_code, response.headers):
                         async for chunk in response.aiter_bytes():
                             for event in stream.feed(chunk):
@@ -149,6 +166,46 @@ class AsyncClient:
         """See `Client.readiness`."""
         return await self._drive(calls.readiness())
 
+    async def login(self, username: str, password: str) -> Token:
+        """See `Client.login`."""
+        require_private(self._url)
+        return await self._drive(identity.login(username, password))
+
+    async def create_key(
+        self,
+        scopes: Sequence[str],
+        *,
+        name: str | None = None,
+        expires_at: datetime | None = None,
+        tenant: str | None = None,
+    ) -> NewKey:
+        """See `Client.create_key`."""
+        call = identity.create_key(scopes, name=name, expires_at=expires_at, tenant=tenant)
+        return await self._drive(call)
+
+    async def keys(self) -> tuple[Key, ...]:
+        return await self._drive(identity.keys())
+
+    async def revoke_key(self, key_id: str) -> Key:
+        return await self._drive(identity.revoke_key(key_id))
+
+    async def create_user(
+        self, name: str, password: str, scopes: Sequence[str], *, tenant: str | None = None
+    ) -> User:
+        """See `Client.create_user`."""
+        return await self._drive(identity.create_user(name, password, scopes, tenant=tenant))
+
+    async def users(self) -> tuple[User, ...]:
+        return await self._drive(identity.users())
+
+    async def disable_user(self, name: str) -> User:
+        """See `Client.disable_user`."""
+        return await self._drive(identity.disable_user(name))
+
+    async def set_password(self, name: str, password: str) -> User:
+        """See `Client.set_password`."""
+        return await self._drive(identity.set_password(name, password))
+
     async def rebuild(self) -> Rebuild:
         """See `Client.rebuild`."""
         return await self._drive(calls.rebuild())
@@ -177,7 +234,7 @@ class AsyncClient:
                     step = call.send(None)
                     continue
                 try:
-                    heard = answer(await self._http.request(**arguments(step)))
+                    heard = answer(await self._http.request(**arguments(step, self._timeout)))
                 except httpx.RequestError as error:
                     step = call.throw(unreachable(self._url, error))
                 else:

@@ -2,21 +2,24 @@
 
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import datetime
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
 import httpx
 
-from mayfly.client import calls, dead_letters, submission
+from mayfly.client import calls, dead_letters, identity, submission
 from mayfly.client.calls import Bytes, Filters
 from mayfly.client.dead_letters import DeadLetterFilters, Selection
 from mayfly.client.events import Event, EventStream
+from mayfly.client.identity import Key, NewKey, Token, User
 from mayfly.client.models import FunctionInfo, Page, Purge, Rebuild, Redrive, Task, Worker
 from mayfly.client.submission import TaskOptions
-from mayfly.client.transport import answer, arguments, base_url, cut_short, options, unreachable
-from mayfly.client.wire import Call, Pause
+from mayfly.client.target import require_private, target
+from mayfly.client.transport import answer, arguments, cut_short, options, unreachable
+from mayfly.client.wire import ANSWER_SECONDS, Call, Pause
 
 T = TypeVar("T")
 
@@ -24,12 +27,32 @@ T = TypeVar("T")
 class Client:
     """Talks to a gateway; any number of threads may share one. Use it as a context manager, or `close` it.
 
-    Every method can raise `Unreachable`, `UnexpectedAnswer` and `ApiError`.
+    The gateway is at `url`; `api_key` or `token` says who asks; `profile` names both in the file of profiles
+    (`mayfly.client.profiles`). What is not given is looked for as `mayfly.client.target` says. A credential
+    is sent over https, or to this machine; over plain http to another only if `MAYFLY_ALLOW_HTTP` is true.
+    `timeout` is how many seconds an answer may take, beyond what a call itself waits for.
+
+    Every method can raise `Unreachable`, `UnexpectedAnswer` and `ApiError`, which has subclasses for those
+    refusals that programs tell apart. Making a client can raise `ClientError`.
     """
 
-    def __init__(self, url: str | None = None, *, transport: httpx.BaseTransport | None = None) -> None:
-        self._url = base_url(url)
-        self._http = httpx.Client(transport=transport, **options(self._url))
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        api_key: str | None = None,
+        token: str | None = None,
+        profile: str | None = None,
+        timeout: float = ANSWER_SECONDS,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        found = target(url, api_key=api_key, token=token, profile=profile)
+        self._url = found.url
+        self._timeout = timeout
+        self._http = httpx.Client(transport=transport, **options(found, timeout))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.url!r})"
 
     @property
     def url(self) -> str:
@@ -77,7 +100,7 @@ class Client:
         stream = EventStream(task_id)
         while True:
             try:
-                with self._http.stream(**arguments(stream.request())) as response:
+                with self._http.stream(**arguments(stream.request(), self._timeout)) as response:
                     if stream.opens(response.status_code, response.headers):
                         for chunk in response.iter_bytes():
                             yield from stream.feed(chunk)
@@ -176,6 +199,46 @@ class Client:
         """What the gateway needs, by name: `ready`, or why it is not."""
         return self._drive(calls.readiness())
 
+    def login(self, username: str, password: str) -> Token:
+        """A token for a name and a password; another client takes it as its `token`."""
+        require_private(self._url)
+        return self._drive(identity.login(username, password))
+
+    def create_key(
+        self,
+        scopes: Sequence[str],
+        *,
+        name: str | None = None,
+        expires_at: datetime | None = None,
+        tenant: str | None = None,
+    ) -> NewKey:
+        """A key with these scopes (submit, read, cancel, admin); `tenant` is for operators to name."""
+        call = identity.create_key(scopes, name=name, expires_at=expires_at, tenant=tenant)
+        return self._drive(call)
+
+    def keys(self) -> tuple[Key, ...]:
+        return self._drive(identity.keys())
+
+    def revoke_key(self, key_id: str) -> Key:
+        return self._drive(identity.revoke_key(key_id))
+
+    def create_user(
+        self, name: str, password: str, scopes: Sequence[str], *, tenant: str | None = None
+    ) -> User:
+        """A user who can `login`, with these scopes. The name must be nobody's."""
+        return self._drive(identity.create_user(name, password, scopes, tenant=tenant))
+
+    def users(self) -> tuple[User, ...]:
+        return self._drive(identity.users())
+
+    def disable_user(self, name: str) -> User:
+        """The user, who cannot log in any more, and whose tokens are refused from now on."""
+        return self._drive(identity.disable_user(name))
+
+    def set_password(self, name: str, password: str) -> User:
+        """The user, whose tokens are refused that were given for the password before."""
+        return self._drive(identity.set_password(name, password))
+
     def rebuild(self) -> Rebuild:
         """Have what is known of tasks written anew from the log; until it is done, reading tasks is a 503."""
         return self._drive(calls.rebuild())
@@ -204,7 +267,7 @@ class Client:
                     step = call.send(None)
                     continue
                 try:
-                    heard = answer(self._http.request(**arguments(step)))
+                    heard = answer(self._http.request(**arguments(step, self._timeout)))
                 except httpx.RequestError as error:
                     step = call.throw(unreachable(self._url, error))
                 else:

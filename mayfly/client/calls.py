@@ -21,7 +21,6 @@ from mayfly.client.models import (
 )
 from mayfly.client.submission import submit
 from mayfly.client.wire import (
-    ANSWER_SECONDS,
     Call,
     Request,
     decode,
@@ -59,7 +58,7 @@ def get(task_id: str, *, wait: float = 0) -> Call[Task]:
     # The gateway takes milliseconds at the finest, and no exponents.
     seconds = f"{wait:.3f}".rstrip("0").rstrip(".")
     query = () if seconds == "0" else (("wait", seconds),)
-    answer = yield from send(Request("GET", task_path(task_id), query, timeout=ANSWER_SECONDS + wait))
+    answer = yield from send(Request("GET", task_path(task_id), query, wait=wait))
     return decode(answer.body, Task)
 
 

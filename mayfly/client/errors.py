@@ -1,6 +1,6 @@
 """What a call of the client can raise. Catch `ClientError` to catch all of it."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from mayfly.errors import MayflyError
 
@@ -36,11 +36,11 @@ class UnexpectedAnswer(ClientError):
 
 
 class ApiError(ClientError):
-    """The gateway refused: its problem document (RFC 9457) as attributes.
+    """The gateway refused: its problem document (RFC 9457) as attributes. There are subclasses by `status`.
 
     `status` is the HTTP status; `code` is stable, for programs; `detail` is for people; `field` is the path
     of the offending value, such as `payload.width`; `task_id` is the task that a 503 leaves in doubt; and
-    `retry_after` is in seconds.
+    `retry_after` is in seconds, where the gateway names a time.
     """
 
     def __init__(
@@ -60,6 +60,45 @@ class ApiError(ClientError):
         self.field = field
         self.task_id = task_id
         self.retry_after = retry_after
+
+
+class Unauthenticated(ApiError):
+    """401: no credential, or one that is not known, or not good any more."""
+
+
+class Forbidden(ApiError):
+    """403: the credential is known, and does not allow this."""
+
+
+class NotFound(ApiError):
+    """404: there is no such thing, or none that the credential may see."""
+
+
+class Conflict(ApiError):
+    """409: it does not go with what is there already."""
+
+
+class TooManyRequests(ApiError):
+    """429: more than is allowed just now; `retry_after` says when to come again."""
+
+
+class Unavailable(ApiError):
+    """503: the gateway, or something that it needs, cannot do it now."""
+
+
+_KINDS: Final[dict[int, type[ApiError]]] = {
+    401: Unauthenticated,
+    403: Forbidden,
+    404: NotFound,
+    409: Conflict,
+    429: TooManyRequests,
+    503: Unavailable,
+}
+
+
+def kind_of(status: int) -> type[ApiError]:
+    """What a refusal with that HTTP status is."""
+    return _KINDS.get(status, ApiError)
 
 
 class TaskFailed(ClientError):

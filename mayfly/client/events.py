@@ -9,7 +9,18 @@ import msgspec
 
 from mayfly.client.errors import ClientError, UnexpectedAnswer
 from mayfly.client.models import Task
-from mayfly.client.wire import NO_GATEWAY, Answer, Pause, Request, decode, media_type, problem, task_path
+from mayfly.client.wire import (
+    LATER,
+    LONGEST_PAUSE,
+    NO_GATEWAY,
+    Answer,
+    Pause,
+    Request,
+    decode,
+    media_type,
+    problem,
+    task_path,
+)
 
 SILENCE_SECONDS: Final = 60.0
 """A stream that says nothing for so long is asked for again: its other end may be gone."""
@@ -105,7 +116,7 @@ class EventStream:
         headers = {"accept": EVENT_STREAM}
         if self._last_id is not None:
             headers["last-event-id"] = self._last_id
-        return Request("GET", task_path(self._task_id, "events"), headers=headers, timeout=SILENCE_SECONDS)
+        return Request("GET", task_path(self._task_id, "events"), headers=headers, silence=SILENCE_SECONDS)
 
     def opens(self, status: int, headers: Mapping[str, str]) -> bool:
         self._open = status == 200 and media_type(headers.get("content-type", "")) == EVENT_STREAM
@@ -116,9 +127,9 @@ class EventStream:
         if answer.status == 200:
             raise UnexpectedAnswer(f"the answer is no stream of events: {NO_GATEWAY}")
         error = problem(answer)
-        if error.status != 503:
+        if error.status not in LATER or (error.retry_after or 0) > LONGEST_PAUSE:
             raise error
-        return self.broken(error)
+        return Pause(max(self.broken(error).seconds, error.retry_after or 0))
 
     def feed(self, chunk: bytes) -> Iterator[Event]:
         """The events that are whole by now. What a stream repeats after it broke is passed over."""

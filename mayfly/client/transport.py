@@ -1,47 +1,45 @@
-"""What both clients make of `httpx`: where the gateway is, what is sent, and what comes back."""
+"""What both clients make of `httpx`: what is sent, and what comes back."""
 
-import os
 from typing import Any, Final
 
 import httpx
 
 from mayfly import __version__
-from mayfly.client.errors import ClientError, Unreachable
+from mayfly.client.errors import Unreachable
+from mayfly.client.target import Target, is_loopback
 from mayfly.client.wire import Answer, Request
 
-DEFAULT_URL: Final = "http://127.0.0.1:8080"
 CONNECT_SECONDS: Final = 5.0
 
 
-def base_url(url: str | None) -> httpx.URL:
-    text = url or os.environ.get("MAYFLY_URL") or DEFAULT_URL
-    try:
-        parsed = httpx.URL(text)
-    except httpx.InvalidURL as error:
-        raise ClientError(f"{text!r} is no URL: {error}") from error
-    if parsed.scheme not in ("http", "https") or not parsed.host:
-        raise ClientError(f"{text!r} is no gateway's URL; one looks like {DEFAULT_URL}")
-    return parsed
-
-
-def options(url: httpx.URL) -> dict[str, Any]:
+def options(target: Target, timeout: float) -> dict[str, Any]:
+    """For the `httpx` client. `timeout` is what `arguments` is given with each request."""
+    if not timeout > 0:
+        raise ValueError("a timeout is in seconds, and more than none")
+    headers = {"user-agent": f"mayfly/{__version__}"}
+    if target.credential is not None:
+        headers["authorization"] = f"Bearer {target.credential}"
     return {
-        "base_url": url,
-        "headers": {"user-agent": f"mayfly/{__version__}"},
+        "base_url": target.url,
+        "headers": headers,
+        # A credential is for this gateway alone, and not for where it may point.
+        "follow_redirects": False,
         # A proxy of the environment cannot reach this machine's loopback.
-        "trust_env": url.host not in ("127.0.0.1", "::1", "localhost"),
+        "trust_env": not is_loopback(target.url.host),
         "limits": httpx.Limits(max_connections=None, max_keepalive_connections=100),
     }
 
 
-def arguments(request: Request) -> dict[str, Any]:
+def arguments(request: Request, timeout: float) -> dict[str, Any]:
+    """`timeout` is how long an answer may take, beyond what the request itself asks to wait, seconds."""
+    answer_seconds = timeout + request.wait if request.silence is None else request.silence
     return {
         "method": request.method,
         "url": request.path,
         "params": list(request.params),
         "headers": dict(request.headers),
         "content": request.content or None,
-        "timeout": httpx.Timeout(request.timeout, connect=CONNECT_SECONDS),
+        "timeout": httpx.Timeout(answer_seconds, connect=min(CONNECT_SECONDS, timeout)),
     }
 
 

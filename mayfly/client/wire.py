@@ -14,18 +14,20 @@ from urllib.parse import quote
 
 import msgspec
 
-from mayfly.client.errors import ApiError, UnexpectedAnswer, Unreachable
+from mayfly.client.errors import ApiError, UnexpectedAnswer, Unreachable, kind_of
 from mayfly.task import JSON
 
 T = TypeVar("T")
 
 ANSWER_SECONDS: Final = 30.0
-"""How long an answer may take beyond what the request itself asked to wait."""
+"""How long an answer may take beyond what the request itself asked to wait, unless the client says it."""
 RETRY_PAUSES: Final = (0.1, 0.5)
-"""Seconds before each further try of a call that may be repeated and met no gateway, or a 503 that names no
-time."""
+"""Seconds before each further try of a call that may be repeated and met no gateway, or a 503 or 429 that
+names no time."""
 LONGEST_PAUSE: Final = 10.0
-"""A `Retry-After` beyond this is not waited for: the caller gets the 503."""
+"""A `Retry-After` beyond this is not waited for: the caller gets the 503, or the 429."""
+LATER: Final = (429, 503)
+"""What passes by itself."""
 NO_GATEWAY: Final = "is it a Mayfly gateway of this version that listens there?"
 
 
@@ -36,8 +38,10 @@ class Request:
     params: tuple[tuple[str, str], ...] = ()
     headers: Mapping[str, str] = field(default_factory=dict)
     content: bytes = b""
-    timeout: float = ANSWER_SECONDS
-    """Seconds until the answer has to be there; of a stream, the longest silence."""
+    wait: float = 0.0
+    """Seconds that the gateway is asked to wait before it answers."""
+    silence: float | None = None
+    """Of a stream, how long it may say nothing, seconds."""
 
 
 class Pause(NamedTuple):
@@ -86,7 +90,8 @@ def pause_after(error: ApiError, pause: float | None) -> float | None:
     """Seconds after which the same may be asked again; None if it is not to be. `pause` is what is taken
     where the gateway names no time, and None after the last try."""
     asked = pause if error.retry_after is None else error.retry_after
-    return None if error.status != 503 or pause is None or asked is None or asked > LONGEST_PAUSE else asked
+    waits = error.status in LATER and asked is not None and asked <= LONGEST_PAUSE
+    return asked if waits and pause is not None else None
 
 
 def problem(answer: Answer) -> ApiError:
@@ -99,7 +104,7 @@ def problem(answer: Answer) -> ApiError:
             said = None
     if not isinstance(said, dict) or "code" not in said:
         raise UnexpectedAnswer(f"the answer is {answer.status} without a problem document: {NO_GATEWAY}")
-    return ApiError(
+    return kind_of(answer.status)(
         answer.status,
         code=str(said["code"]),
         detail=str(said.get("detail") or said.get("title") or said["code"]),
@@ -134,11 +139,11 @@ def _text(value: Any) -> str:
     return encode(value).decode() if isinstance(value, bool | dict) else str(value)
 
 
-def post(path: str, body: Mapping[str, Any] | None = None) -> Request:
-    """A POST of JSON, or of nothing at all."""
+def post(path: str, body: Mapping[str, Any] | None = None, *, method: str = "POST") -> Request:
+    """A POST, or the like, of JSON or of nothing at all."""
     if body is None:
-        return Request("POST", path)
-    return Request("POST", path, headers={"content-type": JSON}, content=encode(body))
+        return Request(method, path)
+    return Request(method, path, headers={"content-type": JSON}, content=encode(body))
 
 
 def encode(value: Any) -> bytes:

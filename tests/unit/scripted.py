@@ -40,6 +40,9 @@ def command(gateway: "ScriptedGateway", folder: Path, monkeypatch: pytest.Monkey
     """The command in an empty folder, with the scripted gateway in MAYFLY_URL."""
     monkeypatch.chdir(folder)
     monkeypatch.setenv("MAYFLY_URL", gateway.url)
+    monkeypatch.setenv("MAYFLY_CONFIG", str(folder / "config.toml"))
+    for name in ("MAYFLY_API_KEY", "MAYFLY_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
 
     def run(*args: str, input: str | bytes | None = None) -> Result:
         return CliRunner().invoke(app, args, input=input, catch_exceptions=False, prog_name="mayfly")
@@ -120,7 +123,7 @@ class ScriptedGateway:
                 self.wfile.write(content)
                 self.close_connection = named.get("content-length", length) != length
 
-            do_POST = do_GET
+            do_POST = do_PUT = do_DELETE = do_GET
 
             def log_message(self, format: str, *args: Any) -> None:
                 pass
