@@ -27,7 +27,10 @@ async def run_examples(stack: Stack) -> bool:
     assert stack.functions is not None
     demo = Demo(stack)
     passed = []
-    async with httpx.AsyncClient(base_url=stack.gateway, timeout=60, trust_env=False) as http:
+    headers = {"authorization": f"Bearer {stack.admin_key}"} if stack.admin_key else {}
+    async with httpx.AsyncClient(
+        base_url=stack.gateway, headers=headers, timeout=60, trust_env=False
+    ) as http:
         for folder in function_folders(stack.functions):
             try:
                 examples = read_examples(folder)

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Mapping
+from typing import Final
 
 import httpx
 
@@ -11,6 +12,8 @@ from mayfly.stack.home import Home, is_free
 from mayfly.stack.part import Part, Say
 
 Environment = Callable[[], Mapping[str, str]]
+GATEWAYS_OWN: Final = ("MAYFLY_ADMIN_KEY", "MAYFLY_JWT_SECRET")
+"""Secrets that a dispatcher has no use for."""
 
 
 class Service(Part):
@@ -27,7 +30,15 @@ class Service(Part):
 
     @property
     def address(self) -> str:
-        return f"http://{self._host}:{self._port}"
+        return self._at(self._host)
+
+    @property
+    def url(self) -> str:
+        """Where this machine reaches it: a wildcard is an address to listen on, not one to call."""
+        return self._at({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self._host, self._host))  # noqa: S104
+
+    def _at(self, host: str) -> str:
+        return f"http://[{host}]:{self._port}" if ":" in host else f"http://{host}:{self._port}"
 
     def command(self) -> list[str]:
         # -P: a user's folder must not shadow the modules of the service.
@@ -37,11 +48,9 @@ class Service(Part):
         return {**self._environment(), **self.environment()}
 
     async def probe(self, settings: Settings) -> None:
-        # A wildcard is an address to listen on, not one to call.
-        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self._host, self._host)  # noqa: S104
         try:
             async with httpx.AsyncClient(timeout=5, trust_env=False) as client:
-                answer = await client.get(f"http://{host}:{self._port}{self.path}")
+                answer = await client.get(self.url + self.path)
         except httpx.HTTPError as error:
             raise StackError(f"{self.path} does not answer: {error or type(error).__name__}") from error
         if answer.status_code != httpx.codes.OK:
@@ -88,6 +97,10 @@ class Dispatcher(Service):
         # It lets running tasks finish for as long as it was told, and then still has to leave its group.
         made.grace = grace + 10
         return made
+
+    def child_environment(self) -> Mapping[str, str]:
+        given = super().child_environment()
+        return {name: value for name, value in given.items() if name not in GATEWAYS_OWN}
 
     def environment(self) -> dict[str, str]:
         return {"MAYFLY_DISPATCHER_HOST": self._host, "MAYFLY_DISPATCHER_PORT": str(self._port)}

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from mayfly.errors import MayflyError, StackError
+from mayfly.identity.keys import new_credential
 from mayfly.settings import Settings
 from mayfly.stack.deployer import Deployer
 from mayfly.stack.egress import egress_address, remove_egress
@@ -32,6 +33,8 @@ LONGEST_BACKOFF: Final = 10.0
 STEADY: Final = 10.0
 """Seconds; a part that ran for longer is started again at once: what killed it is hardly how it starts."""
 POLL: Final = 0.2
+ADMIN_KEY: Final = "secrets/admin-key"
+"""In the stack's directory."""
 
 
 class Stack:
@@ -140,6 +143,8 @@ class Stack:
         found["MAYFLY_STATE_DIR"] = str(self.home.path)
         if self.functions is not None:
             found["MAYFLY_FUNCTIONS_DIR"] = str(self.functions.resolve())
+        if self._makes_admin_key:
+            found["MAYFLY_ADMIN_KEY"] = self.home.remembered(ADMIN_KEY, lambda: str(new_credential()))
         for part in self._infrastructure:
             found |= part.environment()
         for part in self._services:
@@ -156,7 +161,18 @@ class Stack:
 
     @property
     def gateway(self) -> str | None:
-        return next((part.address for part in self._services if isinstance(part, Gateway)), None)
+        return next((part.url for part in self._services if isinstance(part, Gateway)), None)
+
+    @property
+    def _makes_admin_key(self) -> bool:
+        """Where everybody is asked who they are and no admin key is given, nobody could make a first key."""
+        given = self._environ.get("MAYFLY_ADMIN_KEY")
+        return self._with_services and not given and settings_of(self._environ).auth
+
+    @property
+    def admin_key(self) -> str | None:
+        """What is good for everything at its gateway, where that asks who calls."""
+        return self.environment().get("MAYFLY_ADMIN_KEY")
 
     async def record(self) -> None:
         """Tells the tools, which are other processes, what runs here."""
@@ -185,6 +201,8 @@ class Stack:
 
     async def _start_services(self) -> None:
         self._egress = True
+        if self._makes_admin_key:
+            self.say(f"gateway: it asks who calls; an admin key is in {self.home.path / ADMIN_KEY}")
         if self._with_mail:
             await self._start_mail()
         engine = self.environment()["MAYFLY_DOCKER_HOST"]
