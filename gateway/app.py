@@ -36,8 +36,8 @@ from gateway.reruns import Originals, Reruns
 from gateway.security import Guard
 from gateway.streams import Streams
 from gateway.tasks import Tasks
-from gateway.uses import Uses
 from gateway.users import Users
+from gateway.uses import Uses
 from gateway.waiting import Waiters
 from gateway.workers import Workers
 from mayfly.adapters import kafka, kafka_catalog, kafka_control, redis, s3

@@ -11,7 +11,21 @@ import typer
 from typer.core import TyperGroup
 
 from mayfly import __version__
-from mayfly.cli import audit, deploy, dlq, doctor, invoke, rebuild, scaffold, stack, submit, tasks
+from mayfly.cli import (
+    audit,
+    deploy,
+    dlq,
+    doctor,
+    invoke,
+    keys,
+    login,
+    rebuild,
+    scaffold,
+    stack,
+    submit,
+    tasks,
+    users,
+)
 from mayfly.cli.output import FAILED, INTERRUPTED, UNREACHABLE, USAGE, fail
 from mayfly.errors import MayflyError
 
@@ -20,8 +34,9 @@ if TYPE_CHECKING:
 
 HELP: Final = (
     "Run functions on short-lived containers: one task, one short life.\n\n"
-    "The gateway is at --url, else at MAYFLY_URL, else where the stack of this folder, or of one above it, "
-    "has it, else at http://127.0.0.1:8080.\n\n"
+    "The gateway is at --url, else where --profile has it, else at MAYFLY_URL, else where MAYFLY_PROFILE, "
+    "the stack of this folder or of one above it, or the profile `default` has it, else at "
+    "http://127.0.0.1:8080. Who asks is said by the profile, or by a key in MAYFLY_API_KEY.\n\n"
     "Exit codes: 0 done, 1 failed or refused, 2 the command line is wrong, 3 the gateway cannot be reached "
     "or cannot do it now."
 )
@@ -45,7 +60,7 @@ class Commands(TyperGroup):
 
 
 def _explain(error: MayflyError) -> NoReturn:
-    from mayfly.client import ApiError, Unreachable
+    from mayfly.client import ApiError, Forbidden, TooManyRequests, Unauthenticated, Unreachable
     from mayfly.errors import SettingsError, StackError
 
     match error:
@@ -54,6 +69,17 @@ def _explain(error: MayflyError) -> NoReturn:
             fail(str(error), hint=hint, code=UNREACHABLE)
         case Unreachable():
             fail(str(error), hint="`mayfly up` starts one on this machine", code=UNREACHABLE)
+        case Unauthenticated(code="wrong_password"):
+            fail(f"refused: {error}", code=FAILED)
+        case Unauthenticated():
+            fail(f"not let in: {error} Set MAYFLY_API_KEY to a key, or `mayfly login`.", code=FAILED)
+        case Forbidden(code="forbidden"):
+            what = "Use a credential that may: `mayfly keys create` makes one, by an admin."
+            fail(f"not allowed: {error} {what}", code=FAILED)
+        case TooManyRequests(retry_after=seconds):
+            when = "later" if seconds is None else f"in {seconds:g} s"
+            again = "" if "again in" in error.detail else f" Repeat it {when}."
+            fail(f"too many requests: {error}{again}", hint=_doubt(error), code=UNREACHABLE)
         case ApiError(status=503):
             fail(f"not available now: {error}", hint=_doubt(error), code=UNREACHABLE)
         case ApiError(code="unknown_task_type"):
@@ -97,11 +123,18 @@ app = typer.Typer(
 
 @app.callback()
 def options(
+    profile: Annotated[
+        str | None,
+        typer.Option("--profile", metavar="NAME", help="Which profile.  [env var: MAYFLY_PROFILE]"),
+    ] = None,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """Options that come before the command."""
+    from mayfly.cli import gateway
+
+    gateway.profile.set(profile)
 
 
 COMMANDS: Final[tuple[Callable[..., None], ...]] = (
@@ -123,7 +156,11 @@ COMMANDS: Final[tuple[Callable[..., None], ...]] = (
     rebuild.rebuild,
     stack.dispatcher,
     doctor.doctor,
+    login.login,
+    login.logout,
 )
 for command in COMMANDS:
     app.command()(command)
 app.add_typer(dlq.app)
+app.add_typer(keys.app)
+app.add_typer(users.app)

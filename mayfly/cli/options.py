@@ -8,7 +8,15 @@ import typer
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 Url = Annotated[
     str | None,
-    typer.Option("--url", envvar="MAYFLY_URL", metavar="URL", help="The gateway.", show_envvar=True),
+    # Not read from the variable here: a profile that is named counts before it.
+    typer.Option("--url", metavar="URL", help="The gateway.  [env var: MAYFLY_URL]"),
+]
+Scopes = Annotated[
+    list[str],
+    typer.Option("--scope", metavar="SCOPE", help="submit, read, cancel or admin; may be given again."),
+]
+Tenant = Annotated[
+    str | None, typer.Option("--tenant", metavar="TENANT", help="Whose; for operators, else one's own.")
 ]
 TaskId = Annotated[str, typer.Argument(metavar="ID", help="The task.")]
 OutputFile = Annotated[

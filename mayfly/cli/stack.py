@@ -11,7 +11,7 @@ from mayfly.cli.options import Json, Url
 from mayfly.cli.output import FAILED, UNREACHABLE, fail, say, show, show_json, show_table, spinner
 
 if TYPE_CHECKING:
-    from mayfly.client import Worker
+    from mayfly.client import Client, Worker
     from mayfly.stack import PartState
 
 Directory = Annotated[
@@ -84,18 +84,14 @@ def status(directory: Directory = None, json: Json = False, url: Url = None) -> 
 
     Exits with 1 if one of them is not ready, with 3 if no gateway answers.
     """
-    from mayfly.cli.gateway import connect
-    from mayfly.client import ClientError
+    from mayfly.cli.gateway import connect, is_named
 
-    parts = [] if url else _states(directory)
-    if not parts and not url:
+    parts = [] if is_named(url) else _states(directory)
+    if not parts and not is_named(url):
         say("no stack is up here; `mayfly up` starts one")
-    with connect(url or next((part.address for part in parts if part.name == "gateway"), None)) as client:
+    with connect(url, directory) as client:
         address = client.url
-        try:
-            needs, alive = client.readiness(), client.workers()
-        except ClientError as error:
-            needs, alive = {"gateway": str(error)}, ()
+        needs, alive = _answers(client)
     ready = set(needs.values()) <= {"ready"} and all(part.ready for part in parts)
     if json:
         gateway = {"address": address, "needs": needs}
@@ -155,6 +151,20 @@ def dispatcher(
     command = [sys.executable, "-P", "-m", "dispatcher", "--queue", queue]
     sys.stderr.flush()
     os.execve(sys.executable, command, environment)  # noqa: S606
+
+
+def _answers(client: "Client") -> "tuple[Mapping[str, str], Sequence[Worker]]":
+    """What the gateway needs, and the dispatchers, as far as who asks may see them."""
+    from mayfly.client import ClientError, Forbidden, Unauthenticated
+
+    try:
+        needs = client.readiness()
+        return needs, client.workers()
+    except (Unauthenticated, Forbidden) as error:
+        say(f"the dispatchers are not shown: {error}")
+        return needs, ()
+    except ClientError as error:
+        return {"gateway": str(error)}, ()
 
 
 def _states(directory: Path | None) -> "list[PartState]":

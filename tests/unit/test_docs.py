@@ -35,7 +35,16 @@ from mayfly.task import (
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
-OTHER_VARIABLES = {"MAYFLY_URL", "MAYFLY_CACHE", "MAYFLY_DEBUG", "MAYFLY_SECRET_<NAME>"}
+OTHER_VARIABLES = {
+    "MAYFLY_URL",
+    "MAYFLY_API_KEY",
+    "MAYFLY_PROFILE",
+    "MAYFLY_CONFIG",
+    "MAYFLY_ALLOW_HTTP",
+    "MAYFLY_CACHE",
+    "MAYFLY_DEBUG",
+    "MAYFLY_SECRET_<NAME>",
+}
 """Not settings of the services, and documented beside them."""
 
 
