@@ -12,6 +12,8 @@ from mayfly.cli.times import shown, span
 if TYPE_CHECKING:
     from mayfly.client import Key
 
+COLUMNS: Final = ("KEY", "NAME", "TENANT", "SCOPES", "CREATED", "BY", "LAST USED", "GOOD UNTIL")
+
 app: Final = typer.Typer(
     name="keys",
     help="API keys, by which programs say who they are. Make one, list them, revoke one.",
@@ -76,7 +78,7 @@ def ls(json: Json = False, url: Url = None) -> None:
     if json:
         show_json({"keys": found})
     else:
-        show_table(("KEY", "NAME", "TENANT", "SCOPES", "CREATED", "BY", "GOOD UNTIL"), map(_row, found))
+        show_table(COLUMNS, map(_row, found))
 
 
 @app.command()
@@ -102,5 +104,5 @@ def revoke(
 
 def _row(key: "Key") -> tuple[str, ...]:
     good = "revoked" if key.revoked_at else shown(key.expires_at)
-    scopes = " ".join(key.scopes)
-    return key.id, key.name, key.tenant, scopes, shown(key.created_at), key.created_by, good
+    made, used = shown(key.created_at), shown(key.last_used_at)
+    return key.id, key.name, key.tenant, " ".join(key.scopes), made, key.created_by, used, good

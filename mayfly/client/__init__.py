@@ -9,8 +9,8 @@ Who asks is said by `api_key` or `token`, else by `MAYFLY_API_KEY`, else by the 
 
 A GET that meets no gateway, a 503 or a 429, is tried again up to two times, and so is a submission: it has an
 Idempotency-Key, so that it runs once however often it is sent (`Client.submit`). Nor does it matter
-how often a task is cancelled, a dead letter redriven or purged, or a rebuild begun. Only a rerun is never
-sent twice.
+how often a task is cancelled, a dead letter redriven or purged, or a rebuild begun. A rerun is never
+sent twice, nor is what makes a key or a user.
 """
 
 from mayfly.client.aio import AsyncClient

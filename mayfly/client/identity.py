@@ -20,6 +20,8 @@ class Key(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     created_by: str = ""
     expires_at: datetime | None = None
     revoked_at: datetime | None = None
+    last_used_at: datetime | None = None
+    """About when: None where that is not known, or the key was never used."""
 
 
 class NewKey(Key, frozen=True, rename="camel", omit_defaults=True):

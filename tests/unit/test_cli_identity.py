@@ -75,12 +75,14 @@ def test_a_key_without_a_scope_is_not_asked_for(gateway: ScriptedGateway, mayfly
 
 
 def test_keys_are_listed(gateway: ScriptedGateway, mayfly: Mayfly) -> None:
-    revoked = {**STORED, "revokedAt": "2026-11-24T12:00:00.123Z"}
+    times = dict.fromkeys(("revokedAt", "lastUsedAt"), "2026-11-24T12:00:00.123Z")
+    revoked = {**STORED, **times}
     gateway.answer("GET /keys", {"keys": [STORED, revoked]})
     done = mayfly("keys", "ls")
     rows = [line.split("\t") for line in done.stdout.splitlines()]
     assert [row[0] for row in rows] == ["KEY", "0123456789abcdef", "0123456789abcdef"]
     assert [row[-1] for row in rows] == ["GOOD UNTIL", "", "revoked"]
+    assert [bool(row[-2]) for row in rows] == [True, False, True]
     assert json.loads(mayfly("keys", "ls", "--json").stdout)["keys"][0]["id"] == "0123456789abcdef"
 
 
