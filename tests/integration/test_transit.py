@@ -311,9 +311,7 @@ async def test_no_secret_stands_in_a_log_line_or_on_a_command_line_while_every_p
     "wrong",
     [
         {"MAYFLY_REDIS": "redis://:Secret2redis/@127.0.0.1:1/0"},
-        {"MAYFLY_KAFKA_SECURITY": "SECURE"},
         {"MAYFLY_HEARTBEAT_KEY": "Secret6short"},
-        {"MAYFLY_PARTITIONS": "none"},
     ],
 )
 async def test_no_secret_stands_in_an_error_of_settings(
