@@ -28,6 +28,10 @@ class BlobNotFound(MayflyError):
     """No object has that key."""
 
 
+class SecretsUnavailable(MayflyError):
+    """What holds the master key of the secrets, AWS KMS, did not answer, or refused."""
+
+
 class SandboxLost(MayflyError):
     """The sandbox, or the engine under it, went away: the function had no say in it."""
 

@@ -48,6 +48,14 @@ class Settings(BaseSettings):
     login_seconds: int = Field(3600, ge=60, le=86_400)
     """How long a token of `POST /login` is good for."""
 
+    # --- secrets: the same for gateways and dispatchers
+    secrets_key: SecretStr | None = None
+    """What secrets are encrypted with, 32 bytes in base64: `mayfly secrets generate-key` prints one."""
+    secrets_keys_old: SecretStr | None = None
+    """Keys of before, with commas between: they open what `mayfly secrets rotate` has not come to yet."""
+    secrets_kms_key: str | None = None
+    """A key of AWS KMS that encrypts in its place: id, ARN or alias."""
+
     # --- the log
     kafka: str = "127.0.0.1:9092"
     """Bootstrap servers, host:port, with commas between."""

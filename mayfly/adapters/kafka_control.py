@@ -1,4 +1,4 @@
-"""The control topic: keys, users, tenants. Each gateway follows it, so that what one writes all know."""
+"""The control topic: keys, users, tenants, secrets. Who follows it knows what any gateway has written."""
 
 from typing import Final
 
@@ -12,15 +12,26 @@ from mayfly.settings import Settings
 _encoder: Final = msgspec.json.Encoder()
 
 
-class Control:
-    """The book as the topic has it, and the way to write in it."""
+class ControlReader:
+    """The book as the topic has it: what a dispatcher, which writes nothing there, has of it."""
 
-    def __init__(self, settings: Settings, log: Log) -> None:
+    def __init__(self, settings: Settings) -> None:
         self.book = Book()
-        self._log = log
         self._table = Table(settings, CONTROL_TOPIC, self._take)
         self.start = self._table.start
+        self.reach_end = self._table.reach_end
         self.close = self._table.close
+
+    def _take(self, row: Row) -> None:
+        self.book.take(row.key, row.value)
+
+
+class Control(ControlReader):
+    """The book, and the way to write in it."""
+
+    def __init__(self, settings: Settings, log: Log) -> None:
+        super().__init__(settings)
+        self._log = log
 
     async def put(self, kind: str, name: str, value: msgspec.Struct | None) -> None:
         """Write it, or take it away; returns when the log has it and it stands in our book.
@@ -30,6 +41,3 @@ class Control:
         data = None if value is None else _encoder.encode(value)
         appended = await self._log.append(CONTROL_TOPIC, data, key=place(kind, name))
         await self._table.reach(appended.offset + 1)
-
-    def _take(self, row: Row) -> None:
-        self.book.take(row.key, row.value)

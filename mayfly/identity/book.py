@@ -1,4 +1,5 @@
-"""The book: keys, users and tenants as the control topic has them. Pure: what each record makes of it.
+"""The book: keys, users, tenants and secrets as the control topic has them. Pure: what each record makes of
+it.
 
 A record's key is `<kind>/<name>`, its value the thing as JSON; a record without a value takes it away.
 """
@@ -11,6 +12,7 @@ import msgspec
 
 from mayfly.identity.keys import Allowance, ApiKey
 from mayfly.identity.users import User
+from mayfly.identity.vault import Sealed
 
 log = logging.getLogger(__name__)
 
@@ -18,6 +20,7 @@ _DECODERS: Final[dict[str, Callable[[bytes], Any]]] = {
     "key": msgspec.json.Decoder(ApiKey).decode,
     "user": msgspec.json.Decoder(User).decode,
     "tenant": msgspec.json.Decoder(Allowance).decode,
+    "secret": msgspec.json.Decoder(Sealed).decode,
 }
 
 
@@ -33,6 +36,8 @@ class Book:
         self.keys: dict[str, ApiKey] = {}
         self.users: dict[str, User] = {}
         self.tenants: dict[str, Allowance] = {}
+        self.secrets: dict[str, Sealed] = {}
+        """By `<tenant>/<name>`."""
 
     def take(self, place: str, value: bytes | None) -> None:
         kind, _, name = place.partition("/")
