@@ -33,6 +33,7 @@ from dispatcher.rebuild import Rebuild
 from dispatcher.repeats import Repeats
 from dispatcher.runtimes.choice import runtime_of
 from dispatcher.scheduler import Scheduler
+from dispatcher.secrets import Secrets
 from dispatcher.world import World
 from mayfly import collector
 from mayfly.adapters.kafka import (
@@ -46,6 +47,8 @@ from mayfly.adapters.kafka import (
     replay,
 )
 from mayfly.adapters.kafka_catalog import Catalog
+from mayfly.adapters.kafka_control import ControlReader
+from mayfly.adapters.kms import vault_of
 from mayfly.adapters.redis import ReadModel
 from mayfly.adapters.s3 import Blobs
 from mayfly.errors import MayflyError, ReadModelUnavailable
@@ -95,6 +98,9 @@ class Dispatcher:
         self._log = Log(settings)
         self._blobs = Blobs(settings)
         self._catalog = Catalog(settings)
+        vault = vault_of(settings)
+        # Nobody needs to know of secrets who cannot open them.
+        self._control = ControlReader(settings) if vault is not None else None
         self._read_model = ReadModel(settings)
         self._runtime = runtime_of(settings, self.id)
         self.metrics = Metrics(self)
@@ -144,7 +150,7 @@ class Dispatcher:
             catalog=self._catalog,
             runtime=self._runtime,
             pools=self.pools,
-            secrets=operator_secrets(),
+            secrets=Secrets(operator_secrets(), self._control, vault),
             watchers=self.projection,
             on_outcome=self._on_outcome,
         )
@@ -219,6 +225,8 @@ class Dispatcher:
         await ensure_topics(self._settings)
         await self._log.start()
         await self._catalog.start()
+        if self._control is not None:
+            await self._control.start()
 
     async def _until_stopped(self, background: list[asyncio.Task[Any]]) -> None:
         """Wait for a signal; raise what ended a part that should not end."""
@@ -251,6 +259,8 @@ class Dispatcher:
             await self._read_model.leave(self.id)
         await self._log.close()
         await self._catalog.close()
+        if self._control is not None:
+            await self._control.close()
         await self._read_model.close()
         await self._runtime.close()
         log.info("stopped")

@@ -9,7 +9,7 @@ waits for them once it has begun, but the sandbox gets nothing of the task befor
 import asyncio
 import codecs
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final, NamedTuple, Protocol
 
@@ -26,6 +26,7 @@ from dispatcher.partition import Partition
 from dispatcher.pools.pools import Pools
 from dispatcher.repeats import Repeats
 from dispatcher.runtimes.base import Runtime, Sandbox, SandboxSpec
+from dispatcher.secrets import Secrets
 from dispatcher.stop import Stop
 from dispatcher.storing import Blobs, Store
 from dispatcher.work import CANCELLED, Work
@@ -79,7 +80,7 @@ class Executor:
         catalog: Catalog,
         runtime: Runtime,
         pools: Pools,
-        secrets: Mapping[str, str],
+        secrets: Secrets,
         watchers: Watchers,
         on_outcome: Callable[[str, Outcome], None],
     ) -> None:

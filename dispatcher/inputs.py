@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -11,8 +10,10 @@ from dotenv import dotenv_values
 
 from dispatcher.invocation import Request
 from dispatcher.messages import MESSAGE_CHARS
+from dispatcher.secrets import Secrets
 from mayfly import strictjson
 from mayfly.function import Function
+from mayfly.identity.vault import Unopened
 from mayfly.payload import InvalidSchema, PayloadSchemas
 from mayfly.settings import Settings
 from mayfly.task import JSON, BlobRef, Envelope, Failure, FailureType
@@ -23,6 +24,8 @@ class Input(NamedTuple):
     content_type: str
     environment: dict[str, str]
     """The folder's `.env` and the secrets: for the function's eyes only."""
+    secrets: tuple[str, ...] = ()
+    """The secrets' values, which nobody is to see in what the task says."""
 
     def request(
         self,
@@ -46,6 +49,7 @@ class Input(NamedTuple):
             max_result=settings.result_bytes,
             max_log=settings.log_bytes,
             env=self.environment,
+            secrets=self.secrets,
         )
 
 
@@ -87,9 +91,9 @@ class Payloads(Protocol):
 
 
 class Inputs:
-    """`secrets` are the operator's, by name; `functions_dir` is where the functions' `.env` files are."""
+    """`functions_dir` is where the functions' `.env` files are."""
 
-    def __init__(self, payloads: Payloads, *, secrets: Mapping[str, str], functions_dir: Path | None) -> None:
+    def __init__(self, payloads: Payloads, *, secrets: Secrets, functions_dir: Path | None) -> None:
         self._payloads = payloads
         self._secrets = secrets
         self._functions_dir = functions_dir
@@ -105,7 +109,9 @@ class Inputs:
         elif not function.accepts_bytes:
             message = f"{function.name} takes JSON, and this payload is {envelope.content_type}"
             raise Refused(FailureType.INVALID, message)
-        return Input(payload, envelope.content_type, self._environment(function))
+        local = self._local(function.name)
+        secrets = await self._named(envelope.tenant, function, local)
+        return Input(payload, envelope.content_type, local | secrets, tuple(secrets.values()))
 
     async def _payload(self, envelope: Envelope) -> bytes:
         if envelope.payload_base64 is not None:
@@ -130,17 +136,18 @@ class Inputs:
         if fault:
             raise Refused(FailureType.INVALID, f"{fault.field}: {fault.message}")
 
-    def _environment(self, function: Function) -> dict[str, str]:
-        """The folder's `.env`, and over it the operator's secrets that the function names."""
-        local = self._local(function.name)
-        environment = dict(local)
+    async def _named(self, tenant: str, function: Function, local: dict[str, str]) -> dict[str, str]:
+        """The secrets that the function names; what is stored nowhere else may stand in its `.env`."""
+        found = {}
         for name in function.secrets:
-            if name in self._secrets:
-                environment[name] = self._secrets[name]
-            elif name not in local:
-                message = f"secret {name} is not set: give the dispatcher MAYFLY_SECRET_{name}"
-                raise Refused(FailureType.ERROR, message)
-        return environment
+            try:
+                value = await self._secrets.find(tenant, name, otherwise=local.get(name))
+            except Unopened as error:
+                raise Refused(FailureType.ERROR, f"secret {name} cannot be opened: {error}") from error
+            if value is None:
+                raise Refused(FailureType.ERROR, self._secrets.missing(tenant, name))
+            found[name] = value
+        return found
 
     def _local(self, function: str) -> dict[str, str]:
         if self._functions_dir is None:

@@ -25,6 +25,7 @@ from dispatcher.messages import (
     read_result,
 )
 from dispatcher.output import LINGER_SECONDS, Log, OnLog, OnProgress, Progress, cancel, discard, settle
+from dispatcher.redaction import Redactor, redacted
 from dispatcher.runtimes.base import Exit, Sandbox
 from dispatcher.stop import Stop
 from mayfly.errors import SandboxLost
@@ -61,6 +62,8 @@ class Request:
     env: Mapping[str, str] = field(default_factory=dict)
     """Set in a Python function's environment before its handler is called. Not for the Unix contract, where
     the environment is there from the start."""
+    secrets: tuple[str, ...] = ()
+    """Values that are taken out of the log, the progress and the failure."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +99,7 @@ async def invoke(
     """
     progress = Progress(on_progress)
     conversation = (_Python if contract == "python" else _Unix)(sandbox, request, progress, stop or Stop())
-    log = Log(request.max_log, on_log)
+    log = Log(request.max_log, on_log, Redactor(request.secrets))
     logging = asyncio.create_task(log.fill(sandbox.stderr))
     try:
         answer = await conversation.hold()
@@ -139,7 +142,8 @@ class _Conversation(ABC):
         try:
             return await self._talk()
         except BrokenContract as error:
-            return _Answer(failure=Failure(FailureType.BAD_RESULT, str(error)), kill=True)
+            message = redacted(str(error), self._request.secrets)
+            return _Answer(failure=Failure(FailureType.BAD_RESULT, message), kill=True)
 
     @abstractmethod
     async def _talk(self) -> _Answer: ...
@@ -198,7 +202,7 @@ class _Python(_Conversation):
         if first is None:
             return await self._ended(before=" before the handler was imported")
         if first.kind == "E":
-            return _Answer(failure=read_failure(first.body))
+            return _Answer(failure=read_failure(first.body, self._request.secrets))
         if first.kind != "A":
             raise BrokenContract(f"the process sent a frame {first.kind!r} before it was ready")
         return _Answer()
@@ -240,9 +244,9 @@ class _Python(_Conversation):
         async for kind, body in self._frames:
             match kind:
                 case "G":
-                    self._progress.tell(*read_progress(body))
+                    self._progress.tell(*read_progress(body, self._request.secrets))
                 case "E":
-                    return _Answer(failure=read_failure(body))
+                    return _Answer(failure=read_failure(body, self._request.secrets))
                 case "R" if content_type is None:
                     content_type = read_content_type(body)
                 case "B" if content_type is not None:

@@ -6,12 +6,13 @@ out.
 
 import re
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final, TypeVar
 
 import msgspec
 
 from dispatcher.frames import Frame, FrameParser, Violation
+from dispatcher.redaction import redacted
 from mayfly.task import JSON, MAX_DELAY_SECONDS, Advice, Failure, FailureType
 
 CONTROL_BYTES: Final = 256 * 1024
@@ -67,10 +68,11 @@ class _Error(msgspec.Struct, rename="camel"):
     retry_after: Any = None
 
 
-def read_progress(body: bytes) -> tuple[float, str]:
-    """A fraction from 0 to 1, and a message. Raises `BrokenContract`, as all of these do."""
+def read_progress(body: bytes, secrets: Sequence[str] = ()) -> tuple[float, str]:
+    """A fraction from 0 to 1, and a message without these secrets. Raises `BrokenContract`, as all of these
+    do."""
     told = _decode(_Progress, body)
-    return min(max(told.fraction, 0.0), 1.0), told.message[:MESSAGE_CHARS]
+    return min(max(told.fraction, 0.0), 1.0), redacted(told.message, secrets)[:MESSAGE_CHARS]
 
 
 def read_content_type(body: bytes) -> str:
@@ -86,14 +88,18 @@ def read_result(body: bytes, content_type: str) -> bytes:
     return body
 
 
-def read_failure(body: bytes) -> Failure:
+def read_failure(body: bytes, secrets: Sequence[str] = ()) -> Failure:
     told = _decode(_Error, body)
+    # Before anything is cut: half of a secret is not found.
+    message = redacted(told.message, secrets)
+    error = redacted(told.error or "", secrets)
+    traceback = redacted(told.traceback or "", secrets)
     advice = next((advice for advice in Advice if advice == told.advice), None)
     return Failure(
         next((kind for kind in TELLABLE if kind == told.type), FailureType.ERROR),
-        told.message[:MESSAGE_CHARS],
-        error=told.error[:MESSAGE_CHARS] if told.error else None,
-        traceback=told.traceback[-TRACEBACK_CHARS:] if told.traceback else None,
+        message[:MESSAGE_CHARS],
+        error=error[:MESSAGE_CHARS] or None,
+        traceback=traceback[-TRACEBACK_CHARS:] or None,
         advice=advice,
         retry_after=_seconds(told.retry_after) if advice is Advice.RETRY else None,
     )

@@ -14,6 +14,7 @@ from dispatcher.inputs import Inputs, Refused, environment_at_start
 from dispatcher.invocation import invoke
 from dispatcher.runtimes.base import Runtime, SandboxSpec
 from dispatcher.runtimes.choice import runtime_of
+from dispatcher.secrets import Secrets
 from mayfly.errors import MayflyError, StackError
 from mayfly.settings import Settings, operator_secrets
 from mayfly.task import JSON, BlobRef, Envelope, new_task_id
@@ -43,7 +44,7 @@ async def _attempt(trial: Trial, settings: Settings, runtime: Runtime) -> Verdic
     function = trial.function
     if function.network == "egress" and runtime.egress_refusal:
         raise StackError(runtime.egress_refusal)
-    inputs = Inputs(NoStore(), secrets=operator_secrets(), functions_dir=Path(trial.folder).parent)
+    inputs = Inputs(NoStore(), secrets=Secrets(operator_secrets()), functions_dir=Path(trial.folder).parent)
     given = await inputs.of(_envelope(trial), function)
     request = given.request(
         function, new_task_id(), attempt=1, timeout=trial.timeout_seconds, settings=settings

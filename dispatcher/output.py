@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 
+from dispatcher.redaction import Redactor
 from dispatcher.runtimes.base import Sandbox
 from mayfly.errors import SandboxLost
 
@@ -23,24 +24,33 @@ OnProgress = Callable[[float, str], None]
 
 
 class Log:
-    """The first `cap` bytes of what a function wrote on stderr, and how many came after them.
+    """The first `cap` bytes of what a function wrote on stderr, without its secrets, and how many came after
+    them.
 
     `on_log` is called with each chunk that is kept; while it runs, the function's output stands still.
     """
 
-    def __init__(self, cap: int, on_log: OnLog | None = None) -> None:
+    def __init__(self, cap: int, on_log: OnLog | None = None, redactor: Redactor | None = None) -> None:
         self._cap = cap
         self._on_log = on_log
+        self._redactor = redactor or Redactor(())
         self._kept = bytearray()
         self.dropped = 0
 
     async def fill(self, stderr: AsyncIterator[bytes]) -> None:
-        async for chunk in stderr:
-            kept = chunk[: self._cap - len(self._kept)]
-            self._kept += kept
-            self.dropped += len(chunk) - len(kept)
-            if kept and self._on_log is not None:
-                self._on_log(kept)
+        try:
+            async for chunk in stderr:
+                # What is dropped in any case need not be looked at, however much it is.
+                self._keep(self._redactor.feed(chunk) if len(self._kept) < self._cap else chunk)
+        finally:
+            self._keep(self._redactor.end())
+
+    def _keep(self, chunk: bytes) -> None:
+        kept = chunk[: self._cap - len(self._kept)]
+        self._kept += kept
+        self.dropped += len(chunk) - len(kept)
+        if kept and self._on_log is not None:
+            self._on_log(kept)
 
     def text(self) -> bytes:
         """As UTF-8. A replaced byte is three, so the cap is kept once more, at a character's end."""

@@ -30,6 +30,7 @@ from dispatcher.projector import Projector
 from dispatcher.rebuild import Rebuild
 from dispatcher.repeats import Repeats
 from dispatcher.scheduler import Scheduler
+from dispatcher.secrets import Secrets
 from dispatcher.stop import Stop
 from dispatcher.world import World
 from mayfly.errors import ReadModelUnavailable, SandboxLost
@@ -138,7 +139,7 @@ class Process:
             catalog=simulation,
             runtime=simulation,  # type: ignore[arg-type]
             pools=simulation,  # type: ignore[arg-type]
-            secrets={},
+            secrets=Secrets({}),
             watchers=self.projector,
             on_outcome=lambda _, outcome: None,
         )

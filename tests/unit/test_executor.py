@@ -20,6 +20,7 @@ from dispatcher.pools.pools import Pools
 from dispatcher.pools.single_use import SingleUse
 from dispatcher.repeats import Repeats
 from dispatcher.runtimes.base import Exit, Sandbox, SandboxSpec
+from dispatcher.secrets import Secrets
 from mayfly.adapters.kafka import MAX_MESSAGE_BYTES
 from mayfly.errors import BlobNotFound, BlobsUnavailable, SandboxLost
 from mayfly.events import CancelRequested, Claimed, Deferred, Event, Finished, Reason, decode_event
@@ -134,7 +135,7 @@ class World:
             catalog=self,
             runtime=self,  # type: ignore[arg-type]
             pools=self.pools,
-            secrets={},
+            secrets=Secrets({}),
             watchers=self,
             on_outcome=lambda _, outcome: self.outcomes.append(outcome),
         )

@@ -572,6 +572,78 @@ async def test_bytes_that_are_no_utf8_are_replaced_within_the_cap():
     assert reply.log_dropped == 0
 
 
+SECRET = "correct horse battery staple"
+
+
+async def test_secrets_are_taken_out_of_the_log_wherever_it_is_cut_and_out_of_what_is_told_live():
+    told: list[bytes] = []
+    sandbox = await ProcessSandbox.of(
+        SPEAK
+        + f"""
+send("A"); receive(); receive()
+for letter in "with {SECRET}\\n":
+    os.write(2, letter.encode()); time.sleep(0.001)
+os.write(2, b"twice {SECRET}{SECRET}\\n")
+send("R"); send("B", b'"{SECRET}"')
+"""
+    )
+    request = replace(REQUEST, secrets=(SECRET, "short"))
+    reply = await invoke(sandbox, "python", request, on_log=told.append)
+    await sandbox.remove()
+    assert reply.log == b"".join(told) == b"with ***\ntwice ***\n"
+    # What a function gives is its own affair.
+    assert reply.result == f'"{SECRET}"'.encode()
+
+
+async def test_a_secret_that_the_logs_cap_cuts_is_taken_out_as_well():
+    reply = await run(
+        f'send("A"); os.write(2, b"x" * 990 + b"{SECRET}"); send("R"); send("B", b"1")', secrets=(SECRET,)
+    )
+    assert reply.log == b"x" * 990 + b"***"
+
+
+async def test_secrets_are_taken_out_of_a_failure_before_it_is_cut():
+    cut = f'"x" * 4090 + "{SECRET}"'
+    reply = await run(
+        f"""
+send("A"); receive(); receive()
+send("G", json.dumps({{"fraction": 0.5, "message": "{SECRET}"}}).encode())
+send("E", json.dumps({{"error": "{SECRET}", "message": {cut}, "traceback": "at {SECRET}\\n"}}).encode())
+""",
+        secrets=(SECRET,),
+    )
+    assert reply.failure.message == "x" * 4090 + "***"
+    assert (reply.failure.error, reply.failure.traceback) == ("***", "at ***\n")
+
+
+async def test_secrets_are_taken_out_of_a_progress():
+    told: list[tuple[float, str]] = []
+    sandbox = await ProcessSandbox.of(
+        SPEAK
+        + f"""
+send("A"); receive(); receive()
+send("G", json.dumps({{"fraction": 0.5, "message": "as {SECRET}"}}).encode())
+send("R"); send("B", b"1")
+"""
+    )
+    request = replace(REQUEST, secrets=(SECRET,))
+    await invoke(sandbox, "python", request, on_progress=lambda *progress: told.append(progress))
+    await sandbox.remove()
+    assert told == [(0.5, "as ***")]
+
+
+async def test_secrets_are_taken_out_of_what_a_broken_contract_quotes():
+    reply = await run(
+        f"""send("A"); receive(); receive(); send("R", b'{{"contentType": "{SECRET}"}}')""", secrets=(SECRET,)
+    )
+    assert reply.failure.message == "'***' is no content type"
+
+
+async def test_secrets_are_taken_out_of_a_unix_functions_log():
+    code = f'import sys; sys.stderr.write("with {SECRET}"); sys.exit(1)'
+    assert (await run(code, "unix", secrets=(SECRET,))).log == b"with ***"
+
+
 # --- the Unix contract
 
 
