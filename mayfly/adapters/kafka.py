@@ -34,7 +34,9 @@ log = logging.getLogger(__name__)
 FUNCTIONS_TOPIC: Final = "mayfly.functions"
 DEAD_LETTER_TOPIC: Final = "mayfly.dead-letter"
 CONTROL_TOPIC: Final = "mayfly.control"
-"""Keys, users, tenants: what gateways have to know of who asks."""
+"""Keys, users, tenants, secrets: what gateways have to know of who asks."""
+AUDIT_TOPIC: Final = "mayfly.audit"
+"""Who did what to what: only ever appended to."""
 MAX_MESSAGE_BYTES: Final = 1_000_000
 LEADER_SECONDS: Final = 3.0
 """How long a topic that was just made may take until its partitions are served."""
@@ -226,6 +228,7 @@ def _ensure_topics(settings: Settings) -> None:
     wanted.append(NewTopic(queue_topics[-1], settings.partitions, config=dict(_DEFERRED_CONFIG)))
     tables = (FUNCTIONS_TOPIC, DEAD_LETTER_TOPIC, CONTROL_TOPIC)
     wanted += [NewTopic(name, 1, config=dict(_COMPACTED)) for name in tables]
+    wanted.append(NewTopic(AUDIT_TOPIC, 1, config=dict(_LOG_CONFIG)))
     try:
         there = admin.list_topics(timeout=10).topics
         missing = [new for new in wanted if new.topic not in there]

@@ -14,15 +14,19 @@ from watchfiles import awatch
 
 from mayfly.adapters.kafka import Log, ensure_topics
 from mayfly.adapters.kafka_catalog import Catalog, publish
+from mayfly.adapters.kafka_trail import TrailTopic
 from mayfly.base_image import ensure_base
 from mayfly.build import build, function_folders
 from mayfly.errors import FunctionError, MayflyError, StackError
 from mayfly.folder import LEFT_OUT, is_function
 from mayfly.function import Function
+from mayfly.identity.chain import Entry
+from mayfly.identity.trail import Trail
 from mayfly.settings import Settings
 from mayfly.stack.home import Home
 from mayfly.stack.packages import MMDEBSTRAP, install
 from mayfly.stack.part import Say
+from mayfly.task import DEFAULT_TENANT
 
 QUIET_MS: Final = 200
 """How long a folder must rest before it is built: an editor, or `cp`, writes more than one file."""
@@ -59,6 +63,8 @@ class Deployer:
         self._folder = folder.resolve()
         self._log = Log(settings)
         self._settings = settings
+        self._trail_topic = TrailTopic(settings, self._log)
+        self._trail = Trail(self._trail_topic)
         self._catalog = Catalog(settings)
         self._docker = docker.DockerClient(base_url=engine, timeout=BUILD_TIMEOUT)
         self._say = say
@@ -94,6 +100,7 @@ class Deployer:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._catalog.close()
+        await self._trail_topic.close()
         await self._log.close()
         self._docker.close()
 
@@ -203,6 +210,9 @@ class Deployer:
     async def _publish(self, function: Function) -> None:
         # Its queue's topics first: a task may come as soon as the catalog has the function.
         await ensure_topics(self._settings.model_copy(update={"queue": function.queue}))
+        action = "function.retire" if function.retired else "function.deploy"
+        target = f"{function.name}@{function.version}"
+        await self._trail.write(Entry(action, target, "deployer", DEFAULT_TENANT))
         await publish(self._log, function)
         self._published[function.name] = function
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from mayfly.errors import MayflyError, StackError
 from mayfly.identity.keys import new_credential
+from mayfly.identity.vault import new_key
 from mayfly.settings import Settings
 from mayfly.stack.deployer import Deployer
 from mayfly.stack.egress import egress_address, remove_egress
@@ -145,6 +146,9 @@ class Stack:
             found["MAYFLY_FUNCTIONS_DIR"] = str(self.functions.resolve())
         if self._makes_admin_key:
             found["MAYFLY_ADMIN_KEY"] = self.home.remembered(ADMIN_KEY, lambda: str(new_credential()))
+        if not found.keys() & {"MAYFLY_KAFKA", "MAYFLY_SECRETS_KEY", "MAYFLY_SECRETS_KMS_KEY"}:
+            # A Kafka of somebody else's has secrets under a key of theirs.
+            found["MAYFLY_SECRETS_KEY"] = self.home.remembered("secrets/key-of-secrets", new_key)
         for part in self._infrastructure:
             found |= part.environment()
         for part in self._services:

@@ -11,7 +11,9 @@ import pytest
 
 from mayfly.adapters.kafka import ensure_topics
 from mayfly.adapters.kafka_catalog import Catalog
+from mayfly.adapters.kafka_trail import TrailTopic
 from mayfly.function import Function
+from mayfly.identity import chain
 from mayfly.settings import Settings
 from mayfly.stack.deployer import Deployer, deployed
 from mayfly.stack.engine import address
@@ -121,6 +123,25 @@ async def test_a_function_whose_folder_is_gone_is_retired_and_comes_back_with_it
     await watched.until(lambda: watched.served and watched.served.retired)
     watched.write(HANDLER.format(answer=1))
     await watched.until(lambda: watched.served and not watched.served.retired)
+
+
+async def test_what_is_deployed_and_retired_is_in_the_audit_log_before_the_catalog(
+    watched: Watched, settings: Settings
+) -> None:
+    topic = TrailTopic(settings)
+    since = (await topic.bounds()).end
+    watched.write(HANDLER.format(answer=1))
+    version = (await watched.version()).version
+    await watched.until(lambda: deployed(watched.home))
+    shutil.rmtree(watched.folder / watched.name)
+    await watched.until(lambda: watched.served and watched.served.retired)
+    records = [chain.read(one.value) for one in await topic.read(since, (await topic.bounds()).end)]
+    await topic.close()
+    told = [(one.action, one.target) for one in records if one and one.target.startswith(watched.name)]
+    assert told == [
+        ("function.deploy", f"{watched.name}@{version}"),
+        ("function.retire", f"{watched.name}@{version}"),
+    ]
 
 
 async def test_what_changed_while_nothing_watched_is_deployed_at_the_next_start(
