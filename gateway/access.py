@@ -22,6 +22,7 @@ from mayfly.task import DEFAULT_TENANT
 
 Handler = Callable[[Request], Awaitable[Response]]
 _PRINCIPAL: Final = "mayfly.principal"
+_REFUSALS: Final = frozenset({"unauthenticated", "forbidden"})
 _AUTHORIZATION: Final = b"authorization"
 _BEARER: Final = "bearer "
 _USER: Final = "user:"
@@ -47,8 +48,11 @@ class Access:
         is_read: Callable[[], bool],
         tokens: Tokens | None,
         admin_key: Credential | None = None,
+        on_refused: Callable[[Request, str], None] = lambda request, reason: None,
     ) -> None:
         self.required = required
+        self.on_refused = on_refused
+        """Told of each request that is turned away for who asks, and why."""
         self._admin_key = admin_key and ApiKey(
             admin_key.id, admin_key.sha256, DEFAULT_TENANT, (Scope.ADMIN,), 0, name="MAYFLY_ADMIN_KEY"
         )
@@ -62,7 +66,7 @@ class Access:
         """Raises `Problem` unless who asks is known, and may do what needs that scope."""
         if not self.required:
             return ANYONE
-        principal = self._principal(scope)
+        principal = scope[_PRINCIPAL] = self._principal(scope)
         if not principal.may(needs):
             has = ", ".join(sorted(principal.scopes)) or "none"
             raise Problem(
@@ -125,9 +129,14 @@ class Guarded(Route):
         self.needs = needs
 
         async def guarded(request: Request) -> Response:
-            if needs is not None:
-                request.scope[_PRINCIPAL] = access.admit(request.scope, needs)
-            return await endpoint(request)
+            try:
+                if needs is not None:
+                    request.scope[_PRINCIPAL] = access.admit(request.scope, needs)
+                return await endpoint(request)
+            except Problem as problem:
+                if problem.code in _REFUSALS:
+                    access.on_refused(request, problem.detail)
+                raise
 
         super().__init__(path, guarded, methods=[method], name=path, **options)
 
@@ -135,6 +144,12 @@ class Guarded(Route):
 def principal_of(request: Request) -> Principal:
     """Who asks, on a route that needs a scope."""
     principal: Principal = request.scope[_PRINCIPAL]
+    return principal
+
+
+def known_principal(request: Request) -> Principal | None:
+    """Who asks, as far as that is known."""
+    principal: Principal | None = request.scope.get(_PRINCIPAL)
     return principal
 
 

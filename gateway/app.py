@@ -16,8 +16,10 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.routing import BaseRoute
 
+from gateway import audit
 from gateway.acceptance import Acceptance
 from gateway.access import Access, Guarded, Handler, for_operators
+from gateway.audit import AuditLog, AuditTopic
 from gateway.completeness import Completeness
 from gateway.docs import Docs
 from gateway.errors import UNAVAILABLE, Problem, on_http, on_problem, on_unavailable
@@ -33,6 +35,7 @@ from gateway.openapi import OpenApi
 from gateway.ports import Blobs, Catalog, Commands, Control, ReadModel
 from gateway.rebuilds import Rebuilds
 from gateway.reruns import Originals, Reruns
+from gateway.secrets import Secrets
 from gateway.security import Guard
 from gateway.streams import Streams
 from gateway.tasks import Tasks
@@ -42,6 +45,8 @@ from gateway.waiting import Waiters
 from gateway.workers import Workers
 from mayfly.adapters import kafka, kafka_catalog, kafka_control, redis, s3
 from mayfly.adapters.kafka_commands import CommandReader
+from mayfly.adapters.kafka_trail import TrailTopic
+from mayfly.adapters.kms import vault_of
 from mayfly.errors import BlobsUnavailable, LogUnavailable, SettingsError
 from mayfly.identity.keys import Credential, parse
 from mayfly.identity.principal import Scope
@@ -67,6 +72,7 @@ class Parts:
     completeness: Completeness
     control: Control
     control_is_read: Callable[[], bool]
+    audit: AuditTopic
 
 
 class Gateway:
@@ -83,10 +89,14 @@ class Gateway:
             is_read=parts.control_is_read,
             tokens=tokens,
             admin_key=_admin_key(settings),
+            on_refused=audit.refused,
         )
         self._uses = Uses(self.access.used, parts.read_model)
         self._keys = Keys(parts.control, self._uses)
         self._users = Users(parts.control, parts.control_is_read)
+        self._audit = AuditLog(parts.audit)
+        self._secrets = Secrets(parts.control, vault_of(settings))
+        self._keys = Keys(parts.control)
         self._login = Login(parts.control.book, tokens, seconds=settings.login_seconds)
         self._functions = Functions(parts.catalog, parts.catalog_is_read)
         self._workers = Workers(parts.read_model)
@@ -139,6 +149,11 @@ class Gateway:
             ("GET", "/users", self._users.list, admin),
             ("DELETE", "/users/{name}", self._users.disable, admin),
             ("PUT", "/users/{name}/password", self._users.set_password, admin),
+            ("GET", "/secrets", self._secrets.list, admin),
+            ("PUT", "/secrets/{name}", self._secrets.set, admin),
+            ("DELETE", "/secrets/{name}", self._secrets.remove, admin),
+            ("POST", "/secrets/rotate", operator(self._secrets.rotate), admin),
+            ("GET", "/audit", self._audit.list, admin),
             ("POST", "/login", self._login.post, None),
             ("GET", "/healthz", self._health.alive, None),
             ("GET", "/readyz", self._health.ready, None),
@@ -163,6 +178,7 @@ class Gateway:
                     task.cancel()
                 await asyncio.gather(*running, return_exceptions=True)
                 await self._uses.close()
+                await self._audit.close()
                 await stop()
 
         app = Starlette(
@@ -180,6 +196,7 @@ class Gateway:
             lifespan=lifespan,
         )
         app.router.redirect_slashes = False
+        app.state.audit = self._audit
         return app
 
     async def _catalog_ready(self) -> None:
@@ -280,6 +297,7 @@ class Startup:
         self._read_model.guard(self._completeness.require)
         self._blobs = s3.Blobs(settings)
         self._control = kafka_control.Control(settings, self._log)
+        self._trail = TrailTopic(settings, self._log)
         self._catalog_read = self._control_read = False
 
     def _queues(self) -> set[str]:
@@ -295,6 +313,7 @@ class Startup:
             completeness=self._completeness,
             control=self._control,
             control_is_read=lambda: self._control_read,
+            audit=self._trail,
         )
 
     async def run(self) -> None:
@@ -315,6 +334,7 @@ class Startup:
     async def stop(self) -> None:
         await self._catalog.close()
         await self._control.close()
+        await self._trail.close()
         await self._reader.close()
         await self._log.close()
         await self._read_model.close()

@@ -12,7 +12,13 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 
 from gateway.responses import json_bytes
-from mayfly.errors import BlobsUnavailable, LogUnavailable, MayflyError, ReadModelUnavailable
+from mayfly.errors import (
+    BlobsUnavailable,
+    LogUnavailable,
+    MayflyError,
+    ReadModelUnavailable,
+    SecretsUnavailable,
+)
 
 PROBLEM_JSON: Final = "application/problem+json"
 RETRY_SECONDS: Final = 2
@@ -60,6 +66,10 @@ CODES: Final[dict[str, Kind]] = {
     "unknown_key": Kind(404, "There is no key with this id"),
     "unknown_user": Kind(404, "There is no user of this name"),
     "user_exists": Kind(409, "There is a user of this name"),
+    "unknown_secret": Kind(404, "There is no secret of this name"),
+    "invalid_secret": Kind(422, "That cannot be a secret"),
+    "too_many_secrets": Kind(409, "There are as many secrets as there may be"),
+    "no_secrets_key": Kind(501, "No key is set to store secrets with"),
     "unknown_function": Kind(404, "There is no function of this name"),
     "task_not_finished": Kind(409, "The task has not come to its end yet"),
     "task_finished": Kind(409, "The task has come to its end already"),
@@ -75,6 +85,7 @@ CODES: Final[dict[str, Kind]] = {
     "read_model_unavailable": Kind(503, "The read model does not answer or is being rebuilt"),
     "blobs_unavailable": Kind(503, "The store does not answer"),
     "catalog_unavailable": Kind(503, "The catalog of functions has not been read yet"),
+    "secrets_unavailable": Kind(503, "What holds the key of the secrets does not answer"),
     "not_ready": Kind(503, "The gateway is not ready"),
 }
 
@@ -82,6 +93,7 @@ UNAVAILABLE: Final[dict[type[MayflyError], str]] = {
     LogUnavailable: "log_unavailable",
     ReadModelUnavailable: "read_model_unavailable",
     BlobsUnavailable: "blobs_unavailable",
+    SecretsUnavailable: "secrets_unavailable",
 }
 _BY_STATUS: Final = {404: "not_found", 405: "method_not_allowed"}
 

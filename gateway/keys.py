@@ -7,6 +7,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from gateway import audit
 from gateway.access import principal_of
 from gateway.errors import Problem
 from gateway.models import KeyRequest
@@ -49,6 +50,7 @@ class Keys:
             created_by=by.subject,
             expires_at=milliseconds(wanted.expires_at) if wanted.expires_at else None,
         )
+        await audit.record(request, "key.create", key.id, tenant=key.tenant)
         await self._control.put("key", key.id, key)
         return json_response(key_view(key) | {"key": str(credential)}, 201)
 
@@ -68,6 +70,7 @@ class Keys:
         if key is None or not (by.is_operator or key.tenant == by.tenant):
             raise Problem("unknown_key", f"There is no key {key_id[:64]!r}.")
         if key.revoked_at is None:
+            await audit.record(request, "key.revoke", key.id, tenant=key.tenant)
             key = msgspec.structs.replace(key, revoked_at=_now())
             await self._control.put("key", key.id, key)
         return json_response(key_view(key))

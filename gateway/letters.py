@@ -8,6 +8,7 @@ from typing import Any, Final, NamedTuple, get_args
 from starlette.requests import Request
 from starlette.responses import Response
 
+from gateway import audit
 from gateway.acceptance import Acceptance
 from gateway.access import principal_of
 from gateway.errors import UNAVAILABLE, Problem
@@ -77,12 +78,12 @@ class Letters:
 
     async def redrive(self, request: Request) -> Response:
         """A new task for each, on today's function; then its letter is purged."""
-        batch = await self._each(request, self._redrive)
+        batch = await self._each(request, "dead-letter.redrive", self._redrive)
         redriven = [{"taskId": task_id, "newTaskId": new_id} for task_id, new_id in batch.done]
         return json_response({"redriven": redriven, "failed": batch.failed, "remaining": batch.remaining})
 
     async def purge(self, request: Request) -> Response:
-        batch = await self._each(request, self._purge)
+        batch = await self._each(request, "dead-letter.purge", self._purge)
         purged = [task_id for task_id, _ in batch.done]
         return json_response({"purged": purged, "failed": batch.failed, "remaining": batch.remaining})
 
@@ -121,11 +122,13 @@ class Letters:
         await self._commands.purge(task_id)
         await self._read_model.forget_dead_letter(task_id)
 
-    async def _each(self, request: Request, do: Callable[[str, str], Awaitable[str]]) -> Batch:
+    async def _each(self, request: Request, action: str, do: Callable[[str, str], Awaitable[str]]) -> Batch:
         """Raises `Problem`, and where nothing was done yet, what broke."""
         parameters(request)
         tenant = principal_of(request).tenant
         chosen = await self._chosen(_selection(await json_body(request)), tenant)
+        if chosen:
+            await audit.record(request, action, targets=chosen[:MOST])
         done: list[tuple[str, str]] = []
         failed: list[dict[str, str]] = []
         until = time.monotonic() + SECONDS

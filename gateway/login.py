@@ -10,6 +10,7 @@ from typing import Final
 from starlette.requests import Request
 from starlette.responses import Response
 
+from gateway import audit
 from gateway.errors import Problem
 from gateway.models import LoginRequest
 from gateway.parameters import parameters
@@ -80,12 +81,17 @@ class Login:
         if self._tokens is None:
             raise Problem("no_login", "MAYFLY_JWT_SECRET is not set, so this gateway issues no tokens.")
         sources = f"name:{wanted.username}", f"address:{request.client.host if request.client else ''}"
+        # A password that was typed in the wrong place is no name, and is not kept.
+        name = wanted.username if users.USER_NAME.fullmatch(wanted.username) else ""
         if (wait := self._throttle.wait(*sources)) > 0:
+            audit.refused(request, "too many wrong passwords", action="login", target=name)
             raise _too_many(wait)
         user = self._book.users.get(wanted.username)
         if not await self._fits(user, wanted.password) or user is None:
             self._throttle.failed(*sources)
+            audit.refused(request, "a wrong name or password", action="login", target=name)
             raise Problem("wrong_password", "The name or the password is wrong.")
+        await audit.record(request, "login", user.name, by=user.principal)
         self._throttle.succeeded(sources[0])
         token = self._tokens.issue(user.principal, self._seconds)
         answer = {"token": token, "tokenType": "Bearer", "expiresInSeconds": self._seconds}

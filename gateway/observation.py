@@ -11,6 +11,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from gateway.audit import REQUEST_ID
 from gateway.errors import Problem
 
 log = logging.getLogger(__name__)
@@ -97,6 +98,8 @@ class Observer:
             if message["type"] == "http.response.start":
                 code = message["status"]
                 message["headers"].append((b"x-content-type-options", b"nosniff"))
+                if (request_id := scope.get(REQUEST_ID)) is not None:
+                    message["headers"].append((b"x-request-id", request_id.encode()))
             await send(message)
 
         try:

@@ -12,7 +12,7 @@ from pydantic.json_schema import models_json_schema
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gateway import models, models_users
+from gateway import models, models_audit, models_secrets, models_users
 from gateway.functions import Functions
 from gateway.operations import REF, Json, paths, problems
 from gateway.responses import json_bytes
@@ -41,6 +41,8 @@ _MODELS: Final[list[type[BaseModel]]] = [
     models_users.UserRequest,
     models_users.PasswordRequest,
     models_users.UserList,
+    *models_secrets.MODELS,
+    *models_audit.MODELS,
     models.FunctionEntry,
     models.FunctionList,
     models.WorkerList,
@@ -100,7 +102,7 @@ def document(functions: list[Function], needs: Needs) -> Json:
     }
 
 
-_TAGS: Final = ("tasks", "dead letters", "functions", "identity", "workers", "operation")
+_TAGS: Final = ("tasks", "dead letters", "functions", "identity", "secrets", "audit", "workers", "operation")
 
 
 def _guarded(call: Json, scope: Scope | None) -> Json:

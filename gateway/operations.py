@@ -15,9 +15,10 @@ REF: Final = "#/components/schemas/{model}"
 
 def paths(requests: dict[str, str]) -> Json:
     """All paths; `requests` are the names of the functions' own request schemas, by function."""
-    from gateway import operations_users  # made of the parts below
+    from gateway import operations_audit, operations_secrets, operations_users  # made of the parts below
 
-    return {**_tasks(requests), **_dead_letters(), **_identity(), **operations_users.paths(), **_rest()}
+    own = {**_tasks(requests), **_dead_letters(), **_identity(), **operations_users.paths(), **_rest()}
+    return {**own, **operations_secrets.paths(), **operations_audit.paths()}
 
 
 def _identity() -> Json:

@@ -8,6 +8,7 @@ import msgspec
 from mayfly.function import Function
 from mayfly.identity.keys import Allowance, ApiKey
 from mayfly.identity.users import User
+from mayfly.identity.vault import Sealed
 from mayfly.task import BlobRef, Lane
 from mayfly.view import QueuedTask, Reservation
 
@@ -139,7 +140,7 @@ class Blobs(Protocol):
 
 
 class Book(Protocol):
-    """Keys, users and tenants, as they were read."""
+    """Keys, users, tenants and secrets, as they were read."""
 
     @property
     def keys(self) -> Mapping[str, ApiKey]: ...
@@ -147,6 +148,8 @@ class Book(Protocol):
     def users(self) -> Mapping[str, User]: ...
     @property
     def tenants(self) -> Mapping[str, Allowance]: ...
+    @property
+    def secrets(self) -> Mapping[str, Sealed]: ...
 
 
 class Control(Protocol):

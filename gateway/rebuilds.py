@@ -3,6 +3,7 @@
 from starlette.requests import Request
 from starlette.responses import Response
 
+from gateway import audit
 from gateway.completeness import Completeness
 from gateway.parameters import parameters
 from gateway.responses import json_response
@@ -17,6 +18,7 @@ class Rebuilds:
     async def start(self, request: Request) -> Response:
         """The dispatchers of these queues tell everything anew; until then reads are answered 503."""
         parameters(request)
+        await audit.record(request, "read-model.rebuild")
         queues = await self._completeness.start_over()
         return json_response({"complete": not queues, "queues": queues}, 202)
 

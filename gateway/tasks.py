@@ -5,6 +5,7 @@ import logging
 from starlette.requests import Request
 from starlette.responses import Response
 
+from gateway import audit
 from gateway.acceptance import Acceptance, Accepted
 from gateway.access import principal_of
 from gateway.downloads import download
@@ -104,6 +105,7 @@ class Tasks:
         if record["status"] in TERMINAL:
             raise Problem("task_finished", f"The task is {record['status']} already.")
         queue, lane, partition, offset = command_of(record)
+        await audit.record(request, "task.cancel", task_id)
         event = CancelRequested(task_id=task_id, lane=lane, offset=offset)
         await self._commands.append_event(queue, partition, task_id, encode(event))
         await self._tell_cancel(task_id)

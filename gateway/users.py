@@ -9,6 +9,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from gateway import audit
 from gateway.access import principal_of
 from gateway.errors import Problem
 from gateway.keys import tenant_for
@@ -61,6 +62,7 @@ class Users:
                 created_by=by.subject,
                 password_at=now,
             )
+            await audit.record(request, "user.create", user.name, tenant=tenant)
             # Another gateway may have made the user while the password was hashed.
             self._require_free(wanted.name)
             await self._control.put("user", user.name, user)
@@ -80,6 +82,7 @@ class Users:
         async with self._writing:
             user = self._own(request)
             if user.disabled_at is None:
+                await audit.record(request, "user.disable", user.name, tenant=user.tenant)
                 user = msgspec.structs.replace(user, disabled_at=_now())
                 await self._control.put("user", user.name, user)
         return json_response(user_view(user))
@@ -91,6 +94,8 @@ class Users:
         wanted = checked(PasswordRequest, await json_body(request), "invalid_body")
         async with self._writing:
             password = await _hashed(wanted.password)
+            own = self._own(request)
+            await audit.record(request, "user.password", own.name, tenant=own.tenant)
             # Looked at only now: who was disabled while the password was hashed stays so.
             user = msgspec.structs.replace(self._own(request), password=password, password_at=_now())
             await self._control.put("user", user.name, user)

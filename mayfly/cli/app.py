@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 from mayfly import __version__
 from mayfly.cli import (
     audit,
+    audit_log,
     deploy,
     dlq,
     doctor,
@@ -21,6 +22,7 @@ from mayfly.cli import (
     login,
     rebuild,
     scaffold,
+    secrets,
     stack,
     submit,
     tasks,
@@ -164,3 +166,5 @@ for command in COMMANDS:
 app.add_typer(dlq.app)
 app.add_typer(keys.app)
 app.add_typer(users.app)
+app.add_typer(secrets.app)
+app.add_typer(audit_log.app)

@@ -54,14 +54,15 @@ def _run(settle: float, queue: str | None, directory: Path | None) -> "Report":
     command = [sys.executable, "-P", "-m", "mayfly.audit", "--settle", str(settle)]
     if queue is not None:
         command += ["--queue", queue]
-    done = subprocess.run(command, stdout=subprocess.PIPE, env=_environment(directory), check=False)
+    done = subprocess.run(command, stdout=subprocess.PIPE, env=environment_of(directory), check=False)
     try:
         return msgspec.json.decode(done.stdout, type=Report)
     except msgspec.DecodeError:
         fail(f"the audit's process ended with {done.returncode} and no report", code=FAILED)
 
 
-def _environment(directory: Path | None) -> dict[str, str]:
+def environment_of(directory: Path | None) -> dict[str, str]:
+    """Of a process that reads the parts of this folder's stack."""
     import os
 
     from mayfly.stack import environment

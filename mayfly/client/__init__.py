@@ -14,6 +14,7 @@ sent twice, nor is what makes a key or a user.
 """
 
 from mayfly.client.aio import AsyncClient
+from mayfly.client.audit_log import AuditFilters, AuditRecord
 from mayfly.client.blocking import Client
 from mayfly.client.calls import Bytes, Filters
 from mayfly.client.dead_letters import DeadLetterFilters, Selection
@@ -47,6 +48,7 @@ from mayfly.client.models import (
     TaskError,
     Worker,
 )
+from mayfly.client.secrets import Rotation, RotationFailure, Secret
 from mayfly.client.submission import TaskOptions
 from mayfly.client.target import DEFAULT_URL
 from mayfly.task import FailureType, RetryPolicy
@@ -56,6 +58,8 @@ __all__ = [
     "ApiError",
     "AsyncClient",
     "Attempt",
+    "AuditFilters",
+    "AuditRecord",
     "Bytes",
     "Client",
     "ClientError",
@@ -78,6 +82,9 @@ __all__ = [
     "Redrive",
     "Redriven",
     "RetryPolicy",
+    "Rotation",
+    "RotationFailure",
+    "Secret",
     "Selection",
     "StatusEvent",
     "Task",

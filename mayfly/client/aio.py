@@ -9,12 +9,14 @@ from typing import Any, Self, TypeVar, Unpack
 
 import httpx
 
-from mayfly.client import calls, dead_letters, identity, submission
+from mayfly.client import audit_log, calls, dead_letters, identity, secrets, submission
+from mayfly.client.audit_log import AuditFilters, AuditRecord
 from mayfly.client.calls import Bytes, Filters
 from mayfly.client.dead_letters import DeadLetterFilters, Selection
 from mayfly.client.events import Event, EventStream
 from mayfly.client.identity import Key, NewKey, Token, User
 from mayfly.client.models import FunctionInfo, Page, Purge, Rebuild, Redrive, Task, Worker
+from mayfly.client.secrets import Rotation, Secret
 from mayfly.client.submission import TaskOptions
 from mayfly.client.target import require_private, target
 from mayfly.client.transport import answer, arguments, cut_short, options, unreachable
@@ -213,6 +215,32 @@ class AsyncClient:
     async def rebuild_state(self) -> Rebuild:
         """See `Client.rebuild_state`."""
         return await self._drive(calls.rebuild_state())
+
+    async def secrets(self) -> tuple[Secret, ...]:
+        """See `Client.secrets`."""
+        return await self._drive(secrets.listed())
+
+    async def set_secret(self, name: str, value: str | bytes) -> Secret:
+        """See `Client.set_secret`."""
+        return await self._drive(secrets.put(name, value))
+
+    async def remove_secret(self, name: str) -> Secret:
+        return await self._drive(secrets.remove(name))
+
+    async def rotate_secrets(self) -> Rotation:
+        """See `Client.rotate_secrets`."""
+        return await self._drive(secrets.rotate())
+
+    async def audit_log(self, **filters: Unpack[AuditFilters]) -> AsyncIterator[AuditRecord]:
+        """See `Client.audit_log`."""
+        cursor: str | None = None
+        while True:
+            page = await self._drive(audit_log.page(cursor=cursor, **filters))
+            for record in page.records:
+                yield record
+            cursor = page.next_cursor
+            if cursor is None:
+                return
 
     async def close(self) -> None:
         await self._http.aclose()

@@ -10,12 +10,14 @@ from typing import Any, Self, TypeVar, Unpack
 
 import httpx
 
-from mayfly.client import calls, dead_letters, identity, submission
+from mayfly.client import audit_log, calls, dead_letters, identity, secrets, submission
+from mayfly.client.audit_log import AuditFilters, AuditRecord
 from mayfly.client.calls import Bytes, Filters
 from mayfly.client.dead_letters import DeadLetterFilters, Selection
 from mayfly.client.events import Event, EventStream
 from mayfly.client.identity import Key, NewKey, Token, User
 from mayfly.client.models import FunctionInfo, Page, Purge, Rebuild, Redrive, Task, Worker
+from mayfly.client.secrets import Rotation, Secret
 from mayfly.client.submission import TaskOptions
 from mayfly.client.target import require_private, target
 from mayfly.client.transport import answer, arguments, cut_short, options, unreachable
@@ -246,6 +248,31 @@ class Client:
     def rebuild_state(self) -> Rebuild:
         """Whether what is known of tasks is complete."""
         return self._drive(calls.rebuild_state())
+
+    def secrets(self) -> tuple[Secret, ...]:
+        """The tenant's secrets, by name, without their values."""
+        return self._drive(secrets.listed())
+
+    def set_secret(self, name: str, value: str | bytes) -> Secret:
+        """Set a secret, text of at most 64 KiB; tasks that are given theirs later have the new value."""
+        return self._drive(secrets.put(name, value))
+
+    def remove_secret(self, name: str) -> Secret:
+        return self._drive(secrets.remove(name))
+
+    def rotate_secrets(self) -> Rotation:
+        """Have every secret encrypted anew that is not under the gateway's present key."""
+        return self._drive(secrets.rotate())
+
+    def audit_log(self, **filters: Unpack[AuditFilters]) -> Iterator[AuditRecord]:
+        """Who did what to what, newest first, page by page as they are taken."""
+        cursor: str | None = None
+        while True:
+            page = self._drive(audit_log.page(cursor=cursor, **filters))
+            yield from page.records
+            cursor = page.next_cursor
+            if cursor is None:
+                return
 
     def close(self) -> None:
         self._http.close()

@@ -15,6 +15,7 @@ from gateway.completeness import Completeness
 from mayfly.errors import BlobNotFound, BlobsUnavailable, LogUnavailable, ReadModelUnavailable
 from mayfly.events import Event, decode_event
 from mayfly.function import Function
+from mayfly.identity import chain
 from mayfly.identity.book import Book, place
 from mayfly.settings import Settings
 from mayfly.task import BlobRef, Envelope, Lane, decode_envelope
@@ -277,6 +278,51 @@ class Catalog:
         self.revision += 1
 
 
+class Placed(NamedTuple):
+    offset: int
+    value: bytes | None
+
+
+class Bounds(NamedTuple):
+    start: int
+    end: int
+
+
+@dataclass
+class AuditTopic:
+    """Every record is appended at `NOW` plus its place in milliseconds."""
+
+    down: str = ""
+    records: list[bytes] = field(default_factory=list)
+
+    def _answer(self) -> None:
+        if self.down:
+            raise LogUnavailable(self.down)
+
+    async def append(self, value: bytes) -> Appended:
+        self._answer()
+        await asyncio.sleep(0)
+        self.records.append(value)
+        return Appended(0, len(self.records) - 1, NOW)
+
+    async def last(self) -> chain.Link:
+        self._answer()
+        return chain.link(len(self.records) - 1, self.records[-1]) if self.records else chain.BEGINNING
+
+    async def bounds(self, since: int | None = None, until: int | None = None) -> Bounds:
+        self._answer()
+        start, end = (None if at is None else max(0, at - NOW) for at in (since, until))
+        return Bounds(start or 0, min(len(self.records), len(self.records) if end is None else end))
+
+    async def read(self, start: int, end: int) -> list[Placed]:
+        self._answer()
+        return [Placed(place, self.records[place]) for place in range(start, end)]
+
+    @property
+    def entries(self) -> list[chain.Record]:
+        return [record for value in self.records if (record := chain.read(value)) is not None]
+
+
 @dataclass
 class Control:
     down: str = ""
@@ -298,6 +344,7 @@ class World:
         self.blobs = Blobs()
         self.catalog = Catalog()
         self.control = Control()
+        self.audit = AuditTopic()
         self.catalog.deploy(
             Function("echo", "mayfly/echo:1", "1", deployed_at=NOW),
             Function("thumbnail", "mayfly/thumbnail:1", "1", schema=SCHEMA, accepts_bytes=False, queue="big"),
@@ -324,6 +371,7 @@ class World:
             self.completeness,
             self.control,
             lambda: self.control.read,
+            self.audit,
         )
         self.gateway = Gateway(Settings(**settings), parts)
         self.app = self.gateway.app(_nothing, _nothing)

@@ -137,7 +137,7 @@ def test_every_error_code_is_documented_with_its_status() -> None:
 
 def test_every_command_is_documented_and_no_other() -> None:
     group: Any = typer.main.get_command(app)
-    documented = set(re.findall(r"^\| `mayfly (\w+)[^`]*` \|", page("cli.md"), re.MULTILINE))
+    documented = set(re.findall(r"^\| `mayfly ([\w-]+)[^`]*` \|", page("cli.md"), re.MULTILINE))
     assert documented == set(group.commands)
 
 

@@ -1,0 +1,71 @@
+"""Secrets: setting, listing, removing, encrypting anew. Without any I/O."""
+
+from dataclasses import replace
+from datetime import datetime
+from typing import Final
+from urllib.parse import quote
+
+import msgspec
+
+from mayfly.client.wire import Call, Request, decode, post, send
+
+ROTATION_SECONDS: Final = 300.0
+"""How long it may take to encrypt all that there are anew."""
+
+
+class Secret(msgspec.Struct, frozen=True, rename="camel"):
+    """A secret, of which nobody is shown the value. `key_id` says under which key it is encrypted."""
+
+    name: str
+    updated_at: datetime
+    updated_by: str
+    key_id: str
+
+
+class Secrets(msgspec.Struct, frozen=True):
+    secrets: tuple[Secret, ...]
+
+
+class RotationFailure(msgspec.Struct, frozen=True):
+    """A secret that stays under its old key."""
+
+    tenant: str
+    name: str
+    detail: str
+
+
+class Rotation(msgspec.Struct, frozen=True):
+    """How many secrets were encrypted anew, and those that could not be."""
+
+    rotated: int
+    failed: tuple[RotationFailure, ...] = ()
+
+
+def listed() -> Call[tuple[Secret, ...]]:
+    answer = yield from send(Request("GET", "/secrets"))
+    return decode(answer.body, Secrets).secrets
+
+
+def put(name: str, value: str | bytes) -> Call[Secret]:
+    content = value.encode() if isinstance(value, str) else value
+    headers = {"content-type": "application/octet-stream"}
+    request = Request("PUT", _path(name), headers=headers, content=content)
+    # To set the same twice is to set it once.
+    answer = yield from send(request, again=True)
+    return decode(answer.body, Secret)
+
+
+def remove(name: str) -> Call[Secret]:
+    answer = yield from send(Request("DELETE", _path(name)))
+    return decode(answer.body, Secret)
+
+
+def rotate() -> Call[Rotation]:
+    # Whoever asks again goes on where the first one was.
+    request = replace(post("/secrets/rotate"), timeout=ROTATION_SECONDS)
+    answer = yield from send(request, again=True)
+    return decode(answer.body, Rotation)
+
+
+def _path(name: str) -> str:
+    return f"/secrets/{quote(name, safe='')}"
