@@ -101,11 +101,14 @@ def rotate(json: Json = False, url: Url = None) -> None:
 
 
 @app.command("generate-key")
-def generate_key() -> None:
+def generate_key(json: Json = False) -> None:
     """Print a new key for MAYFLY_SECRETS_KEY."""
     from mayfly.identity.vault import new_key
 
-    show(new_key())
+    if json:
+        show_json({"key": new_key()})
+    else:
+        show(new_key())
 
 
 def _value(name: str, file: Path | None) -> bytes:
