@@ -96,7 +96,6 @@ class Gateway:
         self._users = Users(parts.control, parts.control_is_read)
         self._audit = AuditLog(parts.audit)
         self._secrets = Secrets(parts.control, vault_of(settings))
-        self._keys = Keys(parts.control)
         self._login = Login(parts.control.book, tokens, seconds=settings.login_seconds)
         self._functions = Functions(parts.catalog, parts.catalog_is_read)
         self._workers = Workers(parts.read_model)

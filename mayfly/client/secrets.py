@@ -62,7 +62,7 @@ def remove(name: str) -> Call[Secret]:
 
 def rotate() -> Call[Rotation]:
     # Whoever asks again goes on where the first one was.
-    request = replace(post("/secrets/rotate"), timeout=ROTATION_SECONDS)
+    request = replace(post("/secrets/rotate"), wait=ROTATION_SECONDS)
     answer = yield from send(request, again=True)
     return decode(answer.body, Rotation)
 
