@@ -89,10 +89,28 @@ class TrailTopic:
 
 
 def _bounds(consumer: Consumer, since: int | None, until: int | None) -> Bounds:
-    low, high = consumer.get_watermark_offsets(TopicPartition(AUDIT_TOPIC, 0), timeout=READ_SECONDS)
+    low, high = _watermarks(consumer)
     start = low if since is None else _place(consumer, since, high)
     end = high if until is None else _place(consumer, until, high)
     return Bounds(max(low, start), max(low, start, end))
+
+
+def _watermarks(consumer: Consumer) -> tuple[int, int]:
+    deadline = time.monotonic() + READ_SECONDS
+    while True:
+        try:
+            low, high = consumer.get_watermark_offsets(TopicPartition(AUDIT_TOPIC, 0), timeout=READ_SECONDS)
+        except KafkaException as error:
+            moving = error.args[0].code() in (
+                KafkaError.NOT_LEADER_FOR_PARTITION,
+                KafkaError.LEADER_NOT_AVAILABLE,
+            )
+            if not moving or time.monotonic() > deadline:
+                raise
+            # The partition is just moving, or being made.
+            time.sleep(0.1)
+        else:
+            return low, high
 
 
 def _place(consumer: Consumer, at: int, high: int) -> int:
