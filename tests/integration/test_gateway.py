@@ -170,7 +170,7 @@ async def test_sigterm_answers_what_is_under_way_and_ends_with_0(
 @pytest.mark.parametrize(
     ("variables", "says"),
     [
-        ({"MAYFLY_HOST": "0.0.0.0"}, "no authentication"),
+        ({"MAYFLY_HOST": "0.0.0.0"}, "MAYFLY_AUTH is off"),
         ({"MAYFLY_PORT": "high"}, "MAYFLY_PORT"),
         ({"MAYFLY_HOST": "127.0.0.1", "MAYFLY_PORT": "taken"}, "Address already in use"),
     ],

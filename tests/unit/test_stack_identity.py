@@ -58,7 +58,7 @@ def test_without_an_admin_key_one_is_made_and_kept(home: Home) -> None:
 def test_where_nobody_is_asked_no_key_is_made(home: Home) -> None:
     assert stack(home).admin_key is None
     assert stack(home, services=False, MAYFLY_AUTH="true").admin_key is None
-    assert not (home.path / "secrets").exists()
+    assert not (home.path / "secrets" / "admin-key").exists()
 
 
 @pytest.mark.parametrize(
