@@ -3,9 +3,8 @@
 Where nobody is asked (`MAYFLY_AUTH` is off, which is for loopback alone), everybody is `ANYONE`.
 """
 
-import time
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final, Protocol
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -13,11 +12,12 @@ from starlette.routing import Route
 from starlette.types import Scope as Asgi
 
 from gateway.errors import Problem
+from gateway.ports import Book
+from gateway.times import now
 from mayfly.identity import keys
 from mayfly.identity.keys import ApiKey, Credential
 from mayfly.identity.principal import ANYONE, Principal, Scope
 from mayfly.identity.tokens import Tokens
-from mayfly.identity.users import User
 from mayfly.task import DEFAULT_TENANT
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -26,15 +26,6 @@ _REFUSALS: Final = frozenset({"unauthenticated", "forbidden"})
 _AUTHORIZATION: Final = b"authorization"
 _BEARER: Final = "bearer "
 _USER: Final = "user:"
-
-
-class Book(Protocol):
-    """The keys that there are, by id, and the users, by name."""
-
-    @property
-    def keys(self) -> Mapping[str, ApiKey]: ...
-    @property
-    def users(self) -> Mapping[str, User]: ...
 
 
 class Access:
@@ -62,11 +53,9 @@ class Access:
         self.used: dict[str, int] = {}
         """When each key was used last here, milliseconds since 1970."""
 
-    def admit(self, scope: Asgi, needs: Scope) -> Principal:
-        """Raises `Problem` unless who asks is known, and may do what needs that scope."""
-        if not self.required:
-            return ANYONE
-        principal = scope[_PRINCIPAL] = self._principal(scope)
+    def admit(self, scope: Asgi, needs: Scope) -> None:
+        """Notes who asks. Raises `Problem` unless that is known, and may do what needs that scope."""
+        principal = scope[_PRINCIPAL] = self._principal(scope) if self.required else ANYONE
         if not principal.may(needs):
             has = ", ".join(sorted(principal.scopes)) or "none"
             raise Problem(
@@ -74,7 +63,6 @@ class Access:
                 f"This needs the scope {needs.value}; the credential has {has}.",
                 scope=needs.value,
             )
-        return principal
 
     def _principal(self, scope: Asgi) -> Principal:
         given = [value for name, value in scope["headers"] if name == _AUTHORIZATION]
@@ -101,10 +89,10 @@ class Access:
             if not self._is_read():
                 raise Problem("catalog_unavailable", "The keys are still being read; try again in a moment.")
             raise unauthenticated("The key is not known.")
-        now = time.time_ns() // 1_000_000
-        if refusal := key.refusal(now):
+        at = now()
+        if refusal := key.refusal(at):
             raise unauthenticated(f"The credential is refused: {refusal}.")
-        self.used[key.id] = now
+        self.used[key.id] = at
         return key.principal
 
     def _by_user(self, principal: Principal) -> Principal:
@@ -131,7 +119,7 @@ class Guarded(Route):
         async def guarded(request: Request) -> Response:
             try:
                 if needs is not None:
-                    request.scope[_PRINCIPAL] = access.admit(request.scope, needs)
+                    access.admit(request.scope, needs)
                 return await endpoint(request)
             except Problem as problem:
                 if problem.code in _REFUSALS:

@@ -1,6 +1,5 @@
 """API keys: made, listed, revoked. The secret is shown once, when a key is made."""
 
-import time
 from typing import Any
 
 import msgspec
@@ -16,7 +15,7 @@ from gateway.ports import Control
 from gateway.reruns import json_body
 from gateway.responses import json_response
 from gateway.submissions import checked
-from gateway.times import milliseconds
+from gateway.times import milliseconds, now
 from gateway.uses import Uses
 from mayfly.identity.keys import ApiKey, new_credential
 from mayfly.identity.principal import Principal, scopes_of
@@ -45,7 +44,7 @@ class Keys:
             sha256=credential.sha256,
             tenant=tenant_for(by, wanted.tenant),
             scopes=tuple(sorted(scopes)),
-            created_at=_now(),
+            created_at=now(),
             name=wanted.name or "",
             created_by=by.subject,
             expires_at=milliseconds(wanted.expires_at) if wanted.expires_at else None,
@@ -71,7 +70,7 @@ class Keys:
             raise Problem("unknown_key", f"There is no key {key_id[:64]!r}.")
         if key.revoked_at is None:
             await audit.record(request, "key.revoke", key.id, tenant=key.tenant)
-            key = msgspec.structs.replace(key, revoked_at=_now())
+            key = msgspec.structs.replace(key, revoked_at=now())
             await self._control.put("key", key.id, key)
         return json_response(key_view(key))
 
@@ -104,7 +103,3 @@ def key_view(key: ApiKey, used_at: int | None = None) -> dict[str, Any]:
     if used_at is not None:
         view["lastUsedAt"] = timestamp(used_at)
     return view
-
-
-def _now() -> int:
-    return time.time_ns() // 1_000_000

@@ -15,7 +15,7 @@ from gateway.errors import UNAVAILABLE, Problem
 from gateway.models import FailureName, LetterSelection
 from gateway.parameters import page_limit, parameters
 from gateway.ports import Commands, ReadModel
-from gateway.records import Record
+from gateway.records import of_tenant
 from gateway.reruns import Originals, json_body
 from gateway.responses import json_response
 from gateway.submissions import checked
@@ -23,7 +23,6 @@ from gateway.times import milliseconds, time_parameter
 from gateway.views import task_view
 from mayfly.errors import BlobsUnavailable, LogUnavailable, MayflyError, ReadModelUnavailable
 from mayfly.task import REDRIVE, Status, keyed_id
-from mayfly.view import tenant_of
 
 MOST: Final = 1000
 """Dead letters that one call takes on."""
@@ -89,7 +88,7 @@ class Letters:
 
     async def _redrive(self, task_id: str, tenant: str) -> str:
         new_id = keyed_id(REDRIVE, task_id)
-        record = await self._own(task_id, tenant)
+        record = await of_tenant(self._read_model, task_id, tenant)
         if not await self._read_model.has_dead_letter(task_id):
             if record is not None and await self._read_model.get(new_id) is not None:
                 # It was redriven before, and whoever asked did not get the answer.
@@ -104,7 +103,7 @@ class Letters:
         return new_id
 
     async def _purge(self, task_id: str, tenant: str) -> str:
-        record = await self._own(task_id, tenant)
+        record = await of_tenant(self._read_model, task_id, tenant)
         if record is not None and await self._read_model.has_dead_letter(task_id):
             await self._forget(task_id)
             return task_id
@@ -112,10 +111,6 @@ class Letters:
             raise _no_letter(task_id)
         # It had one, and whoever asked did not get the answer.
         return task_id
-
-    async def _own(self, task_id: str, tenant: str) -> Record | None:
-        record = await self._read_model.get(task_id)
-        return record if record is not None and tenant_of(record) == tenant else None
 
     async def _forget(self, task_id: str) -> None:
         # The topic first: what is only gone from the read model would come back with it.

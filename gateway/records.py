@@ -1,19 +1,16 @@
 """A task as the read model has it: the hash, and which one a request means."""
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from starlette.requests import Request
 
 from gateway.access import principal_of
 from gateway.errors import Problem
+from gateway.ports import ReadModel
 from mayfly.task import Lane, is_task_id
 from mayfly.view import tenant_of
 
 Record = dict[str, str]
-
-
-class Tasks(Protocol):
-    async def get(self, task_id: str) -> Record | None: ...
 
 
 def task_id_of(request: Request) -> str:
@@ -24,18 +21,20 @@ def task_id_of(request: Request) -> str:
     return task_id
 
 
-async def own(request: Request, tasks: Tasks) -> Record:
+async def own(request: Request, read_model: ReadModel) -> Record:
     """The task in the path. Raises `Problem` where there is none, or it is another tenant's, which is the
     same to whoever asks; and `ReadModelUnavailable`."""
     task_id = task_id_of(request)
-    record = await tasks.get(task_id)
-    if record is None or not is_own(request, record):
+    record = await of_tenant(read_model, task_id, principal_of(request).tenant)
+    if record is None:
         raise Problem("unknown_task", f"There is no task {task_id}.")
     return record
 
 
-def is_own(request: Request, record: Record) -> bool:
-    return tenant_of(record) == principal_of(request).tenant
+async def of_tenant(read_model: ReadModel, task_id: str, tenant: str) -> Record | None:
+    """The task, if it is that tenant's. Raises `ReadModelUnavailable`."""
+    record = await read_model.get(task_id)
+    return record if record is not None and tenant_of(record) == tenant else None
 
 
 class Command(NamedTuple):

@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-import time
 from typing import Any, Final
 
 from starlette.requests import Request
@@ -15,6 +14,7 @@ from gateway.errors import Problem
 from gateway.parameters import parameters
 from gateway.ports import Control
 from gateway.responses import json_response
+from gateway.times import now
 from mayfly.identity.vault import MOST_BYTES, Context, Sealed, Unopened, Vault
 from mayfly.view import timestamp
 
@@ -39,8 +39,7 @@ class Secrets:
         value = _text(await read_body(request, MOST_BYTES))
         if self._find(context) is None and len(self._own(by.tenant)) >= MOST_SECRETS:
             raise Problem("too_many_secrets", f"There are {MOST_SECRETS} secrets, which is the most.")
-        now = time.time_ns() // 1_000_000
-        sealed = await asyncio.to_thread(vault.seal, context, value, at=now, by=by.subject)
+        sealed = await asyncio.to_thread(vault.seal, context, value, at=now(), by=by.subject)
         await audit.record(request, "secret.set", context.name)
         await self._control.put("secret", _place(context), sealed)
         return json_response(_view(context.name, sealed))

@@ -1,7 +1,6 @@
 """Users: made, listed, disabled, given another password. No answer has anything of a password."""
 
 import asyncio
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +18,7 @@ from gateway.ports import Control
 from gateway.reruns import json_body
 from gateway.responses import json_response
 from gateway.submissions import checked
+from gateway.times import now
 from mayfly.identity.principal import Principal, scopes_of
 from mayfly.identity.users import USER_NAME, User, hash_password
 from mayfly.view import timestamp
@@ -52,15 +52,15 @@ class Users:
         tenant = tenant_for(by, wanted.tenant)
         async with self._writing:
             self._require_free(wanted.name)
-            now = _now()
+            at = now()
             user = User(
                 name=wanted.name,
                 password=await _hashed(wanted.password),
                 tenant=tenant,
                 scopes=tuple(sorted(scopes)),
-                created_at=now,
+                created_at=at,
                 created_by=by.subject,
-                password_at=now,
+                password_at=at,
             )
             await audit.record(request, "user.create", user.name, tenant=tenant)
             # Another gateway may have made the user while the password was hashed.
@@ -83,7 +83,7 @@ class Users:
             user = self._own(request)
             if user.disabled_at is None:
                 await audit.record(request, "user.disable", user.name, tenant=user.tenant)
-                user = msgspec.structs.replace(user, disabled_at=_now())
+                user = msgspec.structs.replace(user, disabled_at=now())
                 await self._control.put("user", user.name, user)
         return json_response(user_view(user))
 
@@ -97,7 +97,7 @@ class Users:
             own = self._own(request)
             await audit.record(request, "user.password", own.name, tenant=own.tenant)
             # Looked at only now: who was disabled while the password was hashed stays so.
-            user = msgspec.structs.replace(self._own(request), password=password, password_at=_now())
+            user = msgspec.structs.replace(self._own(request), password=password, password_at=now())
             await self._control.put("user", user.name, user)
         return json_response(user_view(user))
 
@@ -143,7 +143,3 @@ async def _hashed(password: str) -> str:
         return await asyncio.to_thread(hash_password, password)
     except ValueError as error:
         raise Problem("invalid_body", f"password: {error}.", field="password") from None
-
-
-def _now() -> int:
-    return time.time_ns() // 1_000_000
