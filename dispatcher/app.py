@@ -17,6 +17,8 @@ from dispatcher import http
 from dispatcher.chores import Chores
 from dispatcher.claims import Claims
 from dispatcher.consumer import LogConsumer
+from dispatcher.courier import Courier
+from dispatcher.deliveries import Deliveries
 from dispatcher.errands import ErrandRunner
 from dispatcher.executor import Executor
 from dispatcher.housekeeping import Housekeeping
@@ -45,9 +47,11 @@ from mayfly.adapters.kafka import (
     events_topic,
     lane_topic,
     replay,
+    webhooks_topic,
 )
 from mayfly.adapters.kafka_catalog import Catalog
 from mayfly.adapters.kafka_control import ControlReader
+from mayfly.adapters.kafka_shared import SharedTable
 from mayfly.adapters.kms import vault_of
 from mayfly.adapters.redis import ReadModel
 from mayfly.adapters.s3 import Blobs
@@ -56,6 +60,7 @@ from mayfly.placement import Limit, limit_of
 from mayfly.retention import Retention
 from mayfly.settings import Settings, operator_secrets
 from mayfly.task import Envelope, Lane, Outcome
+from mayfly.webhooks.callback import Policy
 
 log = structlog.get_logger(__name__)
 
@@ -71,6 +76,7 @@ class Topics:
         self._lanes = {lane: lane_topic(queue, lane) for lane in Lane}
         self._events = events_topic(queue)
         self._deferred = deferred_topic(queue)
+        self._webhooks = webhooks_topic(queue)
 
     async def append_event(self, partition: int, task_id: str, value: bytes) -> None:
         await self._producer.append(self._events, value, key=task_id, partition=partition)
@@ -83,6 +89,9 @@ class Topics:
 
     async def append_dead_letter(self, task_id: str, value: bytes | None) -> None:
         await self._producer.append(DEAD_LETTER_TOPIC, value, key=task_id)
+
+    async def append_notice(self, task_id: str, value: bytes | None) -> None:
+        await self._producer.append(self._webhooks, value, key=task_id)
 
 
 class Dispatcher:
@@ -99,8 +108,7 @@ class Dispatcher:
         self._blobs = Blobs(settings)
         self._catalog = Catalog(settings)
         vault = vault_of(settings)
-        # Nobody needs to know of secrets who cannot open them.
-        self._control = ControlReader(settings) if vault is not None else None
+        self._control = ControlReader(settings)
         self._read_model = ReadModel(settings)
         self._runtime = runtime_of(settings, self.id)
         self.metrics = Metrics(self)
@@ -175,9 +183,19 @@ class Dispatcher:
             limit_of=self._limit_of,
             limits_revision=lambda: self._catalog.revision,
             share=lambda limit, partition: limit.share(partition, settings.partitions),
-            now=lambda: time.time_ns() // 1_000_000,
+            now=_now,
             on_cancel=self._executor.cancel,
+            callback_of=self._callback_of,
         )
+        self._courier = Courier(Policy.of(settings), now=time.time)
+        self.deliveries = Deliveries(
+            self._courier,
+            topics,
+            secrets=self._secrets_of,
+            now=_now,
+            told=self.metrics.webhook,
+        )
+        self._webhooks = SharedTable(settings, webhooks_topic(queue), self.deliveries)
         self._consumer = LogConsumer(
             client_config(settings),
             queue=queue,
@@ -209,8 +227,10 @@ class Dispatcher:
                 asyncio.create_task(self.pools.run(), name="pools"),
                 asyncio.create_task(self._hear_cancels(), name="cancels"),
                 asyncio.create_task(self._housekeeping.run(), name="housekeeping"),
+                asyncio.create_task(self.deliveries.run(), name="webhooks"),
             ]
             self._consumer.start()
+            self._webhooks.start()
             http.announce(self._address, self._settings.address_file)
             log.info("serving", dispatcher=self.id, queue=self._settings.queue, address=self._address)
             await self._until_stopped(background)
@@ -225,8 +245,7 @@ class Dispatcher:
         await ensure_topics(self._settings)
         await self._log.start()
         await self._catalog.start()
-        if self._control is not None:
-            await self._control.start()
+        await self._control.start()
 
     async def _until_stopped(self, background: list[asyncio.Task[Any]]) -> None:
         """Wait for a signal; raise what ended a part that should not end."""
@@ -237,10 +256,8 @@ class Dispatcher:
                 if task.done() and not stopping.done():
                     task.result()
                     raise MayflyError(f"the {task.get_name()} ended by itself")
-            if self._consumer.failure:
-                raise MayflyError(
-                    f"the consumer failed: {self._consumer.failure}"
-                ) from self._consumer.failure
+            if failure := self._consumer.failure or self._webhooks.failure:
+                raise MayflyError(f"the consumer failed: {failure}") from failure
 
     async def _close(self, server: uvicorn.Server, background: list[asyncio.Task[Any]]) -> None:
         log.info("stopping", running=len(self.scheduler.running))
@@ -251,6 +268,10 @@ class Dispatcher:
             await self.projection.settle()
         await self._consumer.close()
         await self._errands.close()
+        # The partitions last: what was sent by the end is to be taken away.
+        await self.deliveries.close()
+        await self._webhooks.close()
+        self._courier.close()
         server.should_exit = True
         for task in background[1:]:
             task.cancel()
@@ -259,8 +280,7 @@ class Dispatcher:
             await self._read_model.leave(self.id)
         await self._log.close()
         await self._catalog.close()
-        if self._control is not None:
-            await self._control.close()
+        await self._control.close()
         await self._read_model.close()
         await self._runtime.close()
         log.info("stopped")
@@ -313,6 +333,16 @@ class Dispatcher:
         concurrency = function.concurrency if function else None
         return limit_of(envelope.task_type, concurrency, envelope.concurrency_key, envelope.tenant)
 
+    def _callback_of(self, envelope: Envelope) -> str | None:
+        if envelope.callback_url is not None:
+            return envelope.callback_url
+        function = self._catalog.get(envelope.task_type)
+        return function.callback_url if function else None
+
+    def _secrets_of(self, tenant: str) -> list[str]:
+        secret = self._control.book.webhooks.get(tenant)
+        return secret.current(_now()) if secret else []
+
     async def _hear_cancels(self) -> None:
         """A task may run here although its partition is another's by now: then no event of it is read."""
         while True:
@@ -324,6 +354,10 @@ class Dispatcher:
     def _on_outcome(self, function: str, outcome: Outcome) -> None:
         # Anybody may name a function that there is none of: those share one label.
         self.metrics.outcome(function if self._catalog.get(function) else "", outcome)
+
+
+def _now() -> int:
+    return time.time_ns() // 1_000_000
 
 
 def _rfc3339(at: datetime) -> str:

@@ -104,6 +104,13 @@ class Commands:
         """Those that were taken up."""
         return [command for command in self._of(task_id) if command.position in self._started]
 
+    def source(self, task_id: str, claimed: Position | None) -> Command | None:
+        """What the task was asked for with: the command that was claimed, or another one, taken up or not."""
+        open_ones = self._open.get(task_id, {})
+        if claimed is not None and claimed in open_ones:
+            return open_ones[claimed]
+        return next(iter(open_ones.values()), None)
+
     def release_of(self, task_id: str, fence: int) -> Command | None:
         """One that releases that fence."""
         return next((command for command in self._of(task_id) if command.releases == fence), None)

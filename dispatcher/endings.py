@@ -5,8 +5,9 @@ from collections import deque
 from dispatcher.buffers import Command
 from dispatcher.holdings import Holdings
 from dispatcher.letters import Letters
+from dispatcher.notices import Asked, Notices
 from dispatcher.waiting import Waiting
-from mayfly.events import CancelRequested
+from mayfly.events import CancelRequested, Finished
 from mayfly.fold import Phase, TaskState
 from mayfly.task import Position
 
@@ -15,6 +16,7 @@ class Endings:
     def __init__(self, known: Holdings) -> None:
         self._known = known
         self._letters = Letters(known.world.queue)
+        self._notices = Notices(known.world.queue, known.partition.number, known.world.callback_of)
         self.due: deque[tuple[str, Position]] = deque()
         """Tasks to end that nobody holds, each with the command to claim it by."""
         self.left: dict[str, Waiting] = {}
@@ -47,40 +49,68 @@ class Endings:
         if state is not None and state.cancelled:
             self.due.append((command.task_id, command.position))
 
-    # --- dead letters
+    # --- what is to be written of an end: its dead letter, and the notice for who is to be told
 
-    def finished(self, task_id: str, after: TaskState) -> None:
-        if self.needs_letter(task_id, after):
-            self._bury(task_id, after)
-        else:
-            self._settle(task_id)
+    def finished(self, event: Finished, after: TaskState) -> None:
+        """The task has ended; `after` is its state by then."""
+        self._notices.ended(event)
+        self._write(event.task_id, after)
+        if not self.is_owed(event.task_id, after):
+            self._settle(event.task_id)
 
-    def needs_letter(self, task_id: str, state: TaskState) -> bool:
-        """Whether it failed, and its dead letter is not acknowledged. Its command is done only then."""
+    def is_owed(self, task_id: str, state: TaskState) -> bool:
+        """Whether something of its end is not acknowledged. Its command is done only then."""
         done = state.command is not None and self._known.is_done(state.command)
-        return self._letters.is_due(task_id, state) and not done
+        return not done and (self._letters.is_due(task_id, state) or self._notices.is_due(task_id, state))
 
-    def _bury(self, task_id: str, state: TaskState) -> None:
-        """Have the dead letter written, if what it is to hold is at hand. If not, the command comes yet."""
-        envelope = next((command.envelope for command in self._known.commands.started(task_id)), None)
-        if envelope is None and (left := self.left.get(task_id)):
-            envelope = left.record.envelope
-        if letter := self._letters.write(task_id, state, envelope):
-            self._known.world.errands.bury(self._known.partition, letter)
+    def _write(self, task_id: str, state: TaskState) -> None:
+        """Have written what is owed, if what it is to hold is at hand. If not, the command comes yet."""
+        if not self.is_owed(task_id, state):
+            return
+        asked = self._asked_for(task_id, state)
+        errands, partition = self._known.world.errands, self._known.partition
+        if self._letters.is_due(task_id, state) and (
+            letter := self._letters.write(task_id, state, asked and asked.envelope)
+        ):
+            errands.bury(partition, letter)
+        if self._notices.is_due(task_id, state) and (notice := self._notices.write(task_id, state, asked)):
+            errands.notify(partition, notice)
+
+    def _asked_for(self, task_id: str, state: TaskState) -> Asked | None:
+        """What the task was asked for with, of a command or of the record that it came out of."""
+        if command := self._known.commands.source(task_id, state.command):
+            return Asked(command.envelope, command.position, command.at)
+        if (left := self.left.get(task_id)) is None:
+            return None
+        envelope = left.record.envelope
+        assert envelope.origin is not None
+        origin = envelope.origin
+        return Asked(envelope, Position(origin.lane, origin.offset), origin.accepted_at)
 
     def buried(self, task_id: str) -> None:
-        """The dead letter is acknowledged: the task's commands are done."""
+        """The dead letter is acknowledged."""
         self._letters.acknowledged(task_id)
-        self._settle(task_id)
+        self._written(task_id)
+
+    def notified(self, task_id: str) -> None:
+        """The notice is acknowledged."""
+        self._notices.acknowledged(task_id)
+        self._written(task_id)
+
+    def _written(self, task_id: str) -> None:
+        """Once all of it is, the task's commands are done."""
+        state = self._known.fold.get(task_id)
+        if state is None or not self.is_owed(task_id, state):
+            self._settle(task_id)
 
     # --- over
 
     def done(self, command: Command) -> None:
         """The command's task went on, or is over."""
         state = self._known.fold.get(command.task_id)
-        if state is not None and self.needs_letter(command.task_id, state):
-            self._bury(command.task_id, state)
-        else:
+        if state is not None:
+            self._write(command.task_id, state)
+        if state is None or not self.is_owed(command.task_id, state):
             self.mark_done(command.task_id, command.position)
 
     def _settle(self, task_id: str) -> None:
@@ -108,9 +138,10 @@ class Endings:
         """Forget the task if it is over, in every respect, and its commands are done. A release that is not
         is no hindrance: it names a wait that is over."""
         state = self._known.fold.get(task_id)
-        if state is None or self._known.commands.asked(task_id) or self.needs_letter(task_id, state):
+        if state is None or self._known.commands.asked(task_id) or self.is_owed(task_id, state):
             return
         if self._known.fold.forget(task_id):
             self._asked.pop(task_id, None)
             self.left.pop(task_id, None)
             self._letters.forget(task_id)
+            self._notices.forget(task_id)

@@ -1,4 +1,4 @@
-"""What the partitions have appended: deferred records and their tombstones, releases, dead letters."""
+"""What the partitions have appended: records and their tombstones, releases, dead letters, notices."""
 
 import asyncio
 import uuid
@@ -14,6 +14,7 @@ from mayfly.errors import LogUnavailable
 from mayfly.events import DeadLetter, DeferredRecord
 from mayfly.faultpoints import FaultPoint, reached
 from mayfly.task import Envelope, Lane, encode
+from mayfly.webhooks.notice import Notice
 
 log = structlog.get_logger(__name__)
 
@@ -26,6 +27,8 @@ class Topics(Protocol):
     async def append_command(self, partition: int, lane: Lane, task_id: str, value: bytes) -> None: ...
 
     async def append_dead_letter(self, task_id: str, value: bytes) -> None: ...
+
+    async def append_notice(self, task_id: str, value: bytes) -> None: ...
 
 
 class ErrandRunner:
@@ -70,6 +73,15 @@ class ErrandRunner:
             lambda: self._topics.append_dead_letter(letter.task_id, value),
             FaultPoint.BURIED,
             lambda: partition.buried(letter.task_id),
+        )
+
+    def notify(self, partition: Asking, notice: Notice) -> None:
+        value = encode(notice)
+        self._start(
+            partition,
+            lambda: self._topics.append_notice(notice.task_id, value),
+            FaultPoint.NOTIFIED,
+            lambda: partition.notified(notice.task_id),
         )
 
     def _start(

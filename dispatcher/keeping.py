@@ -148,7 +148,7 @@ class Keeping:
         listed = set(checkpoint.resumed)
         for task_id, key in list(self._stale.items()):
             state = self._known.fold.get(task_id)
-            if state is None or (state.resumed in listed and not self._endings.needs_letter(task_id, state)):
+            if state is None or (state.resumed in listed and not self._endings.is_owed(task_id, state)):
                 del self._stale[task_id]
                 errands.tombstone(partition, key, task_id)
 

@@ -6,6 +6,7 @@ from typing import Protocol
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from dispatcher.deliveries import Deliveries
 from dispatcher.pools.pools import Pools
 from dispatcher.projector import Projector
 from dispatcher.scheduler import Scheduler
@@ -16,6 +17,7 @@ class Measured(Protocol):
     scheduler: Scheduler
     projection: Projector
     pools: Pools
+    deliveries: Deliveries
 
 
 class Metrics:
@@ -38,6 +40,16 @@ class Metrics:
             registry=self._registry,
         )
 
+        self._webhooks = Counter(
+            "mayfly_webhook_attempts",
+            "Attempts to deliver a webhook: delivered, failed, or given up",
+            ["outcome"],
+            registry=self._registry,
+        )
+
+    def webhook(self, outcome: str) -> None:
+        self._webhooks.labels(outcome).inc()
+
     def outcome(self, function: str, outcome: Outcome) -> None:
         failure = outcome.failure.type.value if outcome.failure else ""
         self._outcomes.labels(function, outcome.status.value, failure).inc()
@@ -53,6 +65,8 @@ class Metrics:
         yield GaugeMetricFamily("mayfly_parked", "Commands that wait for another's claim", parked)
         waiting = self._dispatcher.projection.waiting
         yield GaugeMetricFamily("mayfly_projection_waiting", "Changes not yet in Redis", waiting)
+        webhooks = len(self._dispatcher.deliveries)
+        yield GaugeMetricFamily("mayfly_webhooks_waiting", "Webhooks not yet delivered", webhooks)
         buffered = GaugeMetricFamily("mayfly_buffered", "Commands read and not taken up", labels=["lane"])
         for lane in Lane:
             count = sum(len(partition.buffers[lane]) for partition in scheduler.partitions.values())

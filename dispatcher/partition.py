@@ -131,7 +131,7 @@ class Partition:
             case CancelRequested() if counts and after is not None:
                 self._endings.cancel(event, after)
             case Finished() if counts and after is not None:
-                self._endings.finished(task_id, after)
+                self._endings.finished(event, after)
         if isinstance(event, Finished | Deferred):
             self._expected.resolve((task_id, event.fence), counts)
         if counts:
@@ -171,6 +171,11 @@ class Partition:
         """The dead letter is acknowledged: the task's commands are done."""
         if not self.lost:
             self._endings.buried(task_id)
+
+    def notified(self, task_id: str) -> None:
+        """The notice of the task's end is acknowledged: the task's commands are done."""
+        if not self.lost:
+            self._endings.notified(task_id)
 
     # --- acting: `dispatcher.intake` says how
 

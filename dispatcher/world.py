@@ -8,6 +8,7 @@ from mayfly import view
 from mayfly.events import DeadLetter, DeferredRecord
 from mayfly.placement import Limit
 from mayfly.task import Envelope, Lane
+from mayfly.webhooks.notice import Notice
 
 
 class Asking(Protocol):
@@ -19,6 +20,8 @@ class Asking(Protocol):
     def tombstoned(self, key: str, task_id: str) -> None: ...
 
     def buried(self, task_id: str) -> None: ...
+
+    def notified(self, task_id: str) -> None: ...
 
 
 class Errands(Protocol):
@@ -34,6 +37,9 @@ class Errands(Protocol):
 
     def bury(self, partition: Asking, letter: DeadLetter) -> None:
         """Append the dead letter. Tells the partition when it is acknowledged: `buried`."""
+
+    def notify(self, partition: Asking, notice: Notice) -> None:
+        """Append the notice of a task's end. Tells the partition when it is acknowledged: `notified`."""
 
 
 class Projection(Protocol):
@@ -60,3 +66,5 @@ class World:
     """Milliseconds since 1970."""
     on_cancel: Callable[[str], None]
     """Told of a task whose end is asked for while somebody holds it."""
+    callback_of: Callable[[Envelope], str | None] = lambda envelope: envelope.callback_url
+    """Where the task's end is posted to."""

@@ -42,6 +42,7 @@ from gateway.tasks import Tasks
 from gateway.users import Users
 from gateway.uses import Uses
 from gateway.waiting import Waiters
+from gateway.webhooks import Webhooks
 from gateway.workers import Workers
 from mayfly.adapters import kafka, kafka_catalog, kafka_control, redis, s3
 from mayfly.adapters.kafka_commands import CommandReader
@@ -53,6 +54,7 @@ from mayfly.identity.principal import Scope
 from mayfly.identity.tokens import Tokens
 from mayfly.settings import Settings
 from mayfly.task import Lane
+from mayfly.webhooks.callback import Policy
 
 log = logging.getLogger(__name__)
 
@@ -104,7 +106,16 @@ class Gateway:
             settings, self._functions, parts.commands, parts.read_model, parts.blobs, self._metrics
         )
         originals = Originals(parts.commands, parts.blobs)
-        self._tasks = Tasks(settings, acceptance, parts.commands, parts.read_model, parts.blobs, self.waiters)
+        self._webhooks = Webhooks(parts.control, parts.control_is_read, Policy.of(settings))
+        self._tasks = Tasks(
+            settings,
+            acceptance,
+            self._webhooks,
+            parts.commands,
+            parts.read_model,
+            parts.blobs,
+            self.waiters,
+        )
         self._logs = Logs(parts.read_model, parts.blobs)
         self._streams = Streams(parts.read_model, self.waiters)
         self._reruns = Reruns(acceptance, originals, parts.read_model)
@@ -153,6 +164,7 @@ class Gateway:
             ("DELETE", "/secrets/{name}", self._secrets.remove, admin),
             ("POST", "/secrets/rotate", operator(self._secrets.rotate), admin),
             ("GET", "/audit", self._audit.list, admin),
+            ("PUT", "/webhooks/secret", self._webhooks.renew, admin),
             ("POST", "/login", self._login.post, None),
             ("GET", "/healthz", self._health.alive, None),
             ("GET", "/readyz", self._health.ready, None),

@@ -56,6 +56,8 @@ CODES: Final[dict[str, Kind]] = {
     "invalid_task": Kind(422, "The body is not a task"),
     "unknown_task_type": Kind(422, "There is no function of this name"),
     "unknown_queue": Kind(422, "There is no queue of this name"),
+    "invalid_callback": Kind(422, "Tasks are not posted to this callback"),
+    "no_webhook_secret": Kind(409, "The tenant has no secret to sign webhooks with"),
     "invalid_body": Kind(422, "The body is not what this path takes"),
     "idempotency_conflict": Kind(409, "The Idempotency-Key came with another request before"),
     "invalid_payload": Kind(422, "The payload is not what the function takes"),

@@ -120,6 +120,12 @@ class TaskRequest(_Model):
         description="Tasks of one function with one key run at most so many at once as the function allows, "
         "or one.",
     )
+    callback_url: Annotated[str, StringConstraints(min_length=1, max_length=2048)] | None = Field(
+        None,
+        description="Where the task is posted to when it has ended, signed by Standard Webhooks; the "
+        "function's if left out. An https URL that leads to a public address.",
+        examples=["https://example.com/hooks/mayfly"],
+    )
 
 
 class Accepted(_Model):

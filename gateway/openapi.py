@@ -12,7 +12,7 @@ from pydantic.json_schema import models_json_schema
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gateway import models, models_audit, models_secrets, models_users
+from gateway import models, models_audit, models_secrets, models_users, models_webhooks
 from gateway.functions import Functions
 from gateway.operations import REF, Json, paths, problems
 from gateway.responses import json_bytes
@@ -43,6 +43,7 @@ _MODELS: Final[list[type[BaseModel]]] = [
     models_users.UserList,
     *models_secrets.MODELS,
     *models_audit.MODELS,
+    models_webhooks.NewWebhookSecret,
     models.FunctionEntry,
     models.FunctionList,
     models.WorkerList,
@@ -102,7 +103,17 @@ def document(functions: list[Function], needs: Needs) -> Json:
     }
 
 
-_TAGS: Final = ("tasks", "dead letters", "functions", "identity", "secrets", "audit", "workers", "operation")
+_TAGS: Final = (
+    "tasks",
+    "dead letters",
+    "functions",
+    "identity",
+    "secrets",
+    "webhooks",
+    "audit",
+    "workers",
+    "operation",
+)
 
 
 def _guarded(call: Json, scope: Scope | None) -> Json:

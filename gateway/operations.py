@@ -15,10 +15,12 @@ REF: Final = "#/components/schemas/{model}"
 
 def paths(requests: dict[str, str]) -> Json:
     """All paths; `requests` are the names of the functions' own request schemas, by function."""
-    from gateway import operations_audit, operations_secrets, operations_users  # made of the parts below
+    # Made of the parts below.
+    from gateway import operations_audit, operations_secrets, operations_users, operations_webhooks
 
     own = {**_tasks(requests), **_dead_letters(), **_identity(), **operations_users.paths(), **_rest()}
-    return {**own, **operations_secrets.paths(), **operations_audit.paths()}
+    rest = {**operations_secrets.paths(), **operations_webhooks.paths(), **operations_audit.paths()}
+    return {**own, **rest}
 
 
 def _identity() -> Json:
@@ -244,6 +246,8 @@ _SUBMITTING: Final = (
     "invalid_task",
     "invalid_header",
     "idempotency_conflict",
+    "invalid_callback",
+    "no_webhook_secret",
     "read_model_unavailable",
     *_ACCEPTING,
 )

@@ -11,6 +11,7 @@ from mayfly.identity.users import User
 from mayfly.identity.vault import Sealed
 from mayfly.task import BlobRef, Lane
 from mayfly.view import QueuedTask, Reservation
+from mayfly.webhooks.signing import WebhookSecret
 
 Records = list[dict[str, str]]
 Heartbeats = list[dict[str, Any]]
@@ -140,7 +141,7 @@ class Blobs(Protocol):
 
 
 class Book(Protocol):
-    """Keys, users, tenants and secrets, as they were read."""
+    """Keys, users, tenants, secrets and what webhooks are signed with, as they were read."""
 
     @property
     def keys(self) -> Mapping[str, ApiKey]: ...
@@ -150,6 +151,8 @@ class Book(Protocol):
     def tenants(self) -> Mapping[str, Allowance]: ...
     @property
     def secrets(self) -> Mapping[str, Sealed]: ...
+    @property
+    def webhooks(self) -> Mapping[str, WebhookSecret]: ...
 
 
 class Control(Protocol):

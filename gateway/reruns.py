@@ -58,6 +58,7 @@ class Originals:
             queue=record["queue"],
             redeliver=envelope.redeliver,
             concurrency_key=envelope.concurrency_key,
+            callback_url=envelope.callback_url,
             image=None if latest else record.get("image"),
             rerun_of=record["taskId"],
         )

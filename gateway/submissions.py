@@ -65,6 +65,7 @@ class Submission:
     image: str | None = None
     """To run on, in place of the function's newest: of a re-run only, as is `rerun_of`."""
     rerun_of: str | None = None
+    callback_url: str | None = None
 
     @property
     def is_json(self) -> bool:
@@ -88,6 +89,7 @@ class Submission:
             concurrency_key=self.concurrency_key,
             image=self.image,
             rerun_of=self.rerun_of,
+            callback_url=self.callback_url,
             payload_sha256=hashlib.sha256(self.payload).hexdigest(),
         )
 
@@ -146,6 +148,7 @@ PARTICULARS: Final = (
     "queue",
     "redeliver",
     "concurrencyKey",
+    "callbackUrl",
 )
 """What goes beside a payload of bytes; `tag` as well, as often as there are tags."""
 _NOT_TEXT: Final = ("timeoutSeconds", "delaySeconds", "ttlSeconds", "retry", "redeliver")
@@ -208,6 +211,7 @@ def _submission(
         queue=task.queue,
         redeliver=task.redeliver,
         concurrency_key=task.concurrency_key,
+        callback_url=task.callback_url,
     )
 
 

@@ -101,6 +101,7 @@ def build(folder: Path, client: docker.DockerClient, *, on_progress: Progress) -
         retries=read.manifest.policy,
         redeliver=read.manifest.redeliver,
         concurrency=read.manifest.concurrency,
+        callback_url=read.manifest.callback_url,
         env=read.manifest.env,
         secrets=read.manifest.secrets,
         schema=schema,

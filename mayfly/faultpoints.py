@@ -45,6 +45,10 @@ class FaultPoint(enum.StrEnum):
     """The record that a task came out of is gone; the checkpoint still lists the claim."""
     BURIED = "buried"
     """A dead letter is acknowledged; its task's command is not done."""
+    NOTIFIED = "notified"
+    """The notice of a task's end is acknowledged; its command is not done."""
+    DELIVERED = "delivered"
+    """Who is to be told of it was told; the notice is still there."""
     PROJECTED = "projected"
     """The read model was told; no mark says so."""
     MARKED = "marked"
@@ -54,6 +58,8 @@ class FaultPoint(enum.StrEnum):
 
 
 GATEWAY: Final = (FaultPoint.BEFORE_APPEND, FaultPoint.AFTER_APPEND)
+WEBHOOKS: Final = (FaultPoint.NOTIFIED, FaultPoint.DELIVERED)
+"""Of a dispatcher, where a task has a callback only."""
 _armed: FaultPoint | None = None
 _passes = 0
 

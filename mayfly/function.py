@@ -56,6 +56,8 @@ class Function(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     examples: tuple[str, ...] = ()
     deployed_at: int = 0
     """Milliseconds since 1970, UTC."""
+    callback_url: str | None = None
+    """Where the ends of its tasks are posted to, of those that do not say it themselves."""
     retired: bool = False
     """Its folder is gone: no new task is taken, those that wait still run."""
 

@@ -13,6 +13,7 @@ import msgspec
 from mayfly.errors import FunctionError
 from mayfly.retry import DEFAULTS
 from mayfly.task import MAX_ATTEMPTS, FailureType, RetryPolicy
+from mayfly.webhooks import callback
 
 FILE: Final = "function.toml"
 
@@ -66,6 +67,9 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """JSON Schema (2020-12) of the payload, or the name of a file that holds one; unset: read from the
     handler's type hint."""
 
+    callback_url: Annotated[str, msgspec.Meta(min_length=1, max_length=2048)] | None = None
+    """Where the ends of its tasks are posted to, of those that do not say it themselves."""
+
     @property
     def policy(self) -> RetryPolicy:
         if isinstance(self.retries, Retries):
@@ -92,6 +96,7 @@ EXPECTED: Final[Mapping[str, str]] = {
     "env": "a table of texts, each named like a variable",
     "secrets": "a list of names, each like a variable's",
     "schema": "a table that holds a JSON Schema, or the name of a file that does",
+    "callback_url": "an absolute URL of at most 2048 characters",
 }
 RETRYABLE: Final = DEFAULTS.retry_on or ()
 """What a policy decides on; all else that befalls a task is not the function's doing."""
@@ -124,6 +129,7 @@ def read_manifest(folder: Path) -> Manifest:
         _check_value(key, value, Manifest, EXPECTED, line_of(text, key))
     manifest = msgspec.convert(values, Manifest)
     _check_names(manifest, text)
+    _check_callback(manifest, text)
     return manifest
 
 
@@ -217,6 +223,17 @@ def _line_in(table: str, key: str, text: str) -> int | None:
     rest = text.split("\n", start - 1)[-1]
     found = line_of(rest, f"{table}.{key}") or line_of(rest, key)
     return start + (found or 1) - 1
+
+
+def _check_callback(manifest: Manifest, text: str) -> None:
+    """Its form only: where callbacks may lead is for the services' settings to say."""
+    if manifest.callback_url is None:
+        return
+    try:
+        callback.parse(manifest.callback_url)
+    except ValueError as error:
+        line = line_of(text, "callback_url")
+        raise FunctionError(f"callback_url {error}", file=FILE, line=line) from error
 
 
 def _check_names(manifest: Manifest, text: str) -> None:

@@ -127,6 +127,12 @@ class Settings(BaseSettings):
     docker_host: str | None = None
     """The Docker engine's address; unset means DOCKER_HOST, the Docker context, the default socket."""
 
+    # --- webhooks
+    webhook_allow: Annotated[tuple[str, ...], NoDecode] = ()
+    """`host:port` pairs, with commas between, that callbacks may lead to although they are private."""
+    webhook_allow_http: bool = False
+    """Whether callbacks may be http URLs."""
+
     # --- limits, bytes
     payload_inline_bytes: int = Field(64 * KIB, ge=0, le=400 * KIB)
     """A larger payload goes to S3 and rides in the envelope by reference. A command has to fit one record of
@@ -154,7 +160,7 @@ class Settings(BaseSettings):
             name = "MAYFLY_" + "_".join(str(part) for part in first["loc"]).upper()
             raise SettingsError(f"{name}: {first['msg']}") from error
 
-    @field_validator("egress_allow", mode="before")
+    @field_validator("egress_allow", "webhook_allow", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return (

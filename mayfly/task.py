@@ -184,6 +184,8 @@ class Envelope(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     """Of a release: the command that was accepted."""
     tenant: str = DEFAULT_TENANT
     """Whose task it is: nobody else sees it."""
+    callback_url: Annotated[str, msgspec.Meta(min_length=1, max_length=2048)] | None = None
+    """Where the task's end is posted to; None: where its function says, if it does."""
 
 
 class Result(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):

@@ -58,6 +58,11 @@ def deferred_topic(queue: str) -> str:
     return f"mayfly.{queue}.deferred"
 
 
+def webhooks_topic(queue: str) -> str:
+    """What is to be delivered of the queue's tasks; the name of the group that delivers it as well."""
+    return f"mayfly.{queue}.webhooks"
+
+
 def dispatcher_group(queue: str) -> str:
     """The consumer group of the queue's dispatchers."""
     return f"mayfly.{queue}"
@@ -202,7 +207,7 @@ _LOG_CONFIG: Final = {
     "message.timestamp.type": "LogAppendTime",
 }
 _COMPACTED: Final = {"cleanup.policy": "compact", "message.timestamp.type": "LogAppendTime"}
-_DEFERRED_CONFIG: Final = {
+_DRAINED_CONFIG: Final = {
     **_COMPACTED,
     # An owner reads all of it when it takes a partition, and most of what was ever written there is gone.
     "segment.bytes": str(16 * 1024 * 1024),
@@ -223,9 +228,10 @@ async def ensure_topics(settings: Settings) -> None:
 def _ensure_topics(settings: Settings) -> None:
     admin = AdminClient(client_config(settings))
     logs = [*(lane_topic(settings.queue, lane) for lane in Lane), events_topic(settings.queue)]
-    queue_topics = [*logs, deferred_topic(settings.queue)]
+    drained = [deferred_topic(settings.queue), webhooks_topic(settings.queue)]
+    queue_topics = [*logs, *drained]
     wanted = [NewTopic(name, settings.partitions, config=dict(_LOG_CONFIG)) for name in logs]
-    wanted.append(NewTopic(queue_topics[-1], settings.partitions, config=dict(_DEFERRED_CONFIG)))
+    wanted += [NewTopic(name, settings.partitions, config=dict(_DRAINED_CONFIG)) for name in drained]
     tables = (FUNCTIONS_TOPIC, DEAD_LETTER_TOPIC, CONTROL_TOPIC)
     wanted += [NewTopic(name, 1, config=dict(_COMPACTED)) for name in tables]
     wanted.append(NewTopic(AUDIT_TOPIC, 1, config=dict(_LOG_CONFIG)))

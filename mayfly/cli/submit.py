@@ -64,6 +64,10 @@ def submit(
     concurrency_key: Annotated[
         str | None, typer.Option(metavar="KEY", help="Tasks with the same key do not run at once.")
     ] = None,
+    callback: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Post the task there when it has ended."),
+    ] = None,
     tag: Annotated[list[str] | None, typer.Option(help="A tag to find it by; may be given again.")] = None,
     json: Json = False,
     url: Url = None,
@@ -96,6 +100,7 @@ def submit(
             queue=queue,
             redeliver=False if no_redeliver else None,
             concurrency_key=concurrency_key,
+            callback_url=callback,
             idempotency_key=key,
         )
         _submitted(client, task, wait, output, as_json=json)

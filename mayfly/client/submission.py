@@ -57,6 +57,8 @@ class TaskOptions(TypedDict, total=False):
     """False: if its sandbox is lost, the task fails with `Sandbox.Lost` instead of running again."""
     concurrency_key: str | None
     """Tasks of the function with the same key run one at a time, or as many as the function allows."""
+    callback_url: str | None
+    """Where the task is posted to when it has ended, signed: an https URL; the function's unless given."""
     idempotency_key: str | None
     """A second submission with this key gives the first one's task; the client makes a key unless given."""
     idempotent: bool
@@ -142,6 +144,7 @@ def _request(task_type: str, payload: Any, options: TaskOptions) -> Request:
         queue=options.get("queue"),
         redeliver=options.get("redeliver"),
         concurrencyKey=options.get("concurrency_key"),
+        callbackUrl=options.get("callback_url"),
         retry=_policy(options.get("retry")),
     )
     if data is None:

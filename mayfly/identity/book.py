@@ -1,5 +1,5 @@
-"""The book: keys, users, tenants and secrets as the control topic has them. Pure: what each record makes of
-it.
+"""The book: keys, users, tenants, secrets and what webhooks are signed with, as the control topic has them.
+Pure: what each record makes of it.
 
 A record's key is `<kind>/<name>`, its value the thing as JSON; a record without a value takes it away.
 """
@@ -13,6 +13,7 @@ import msgspec
 from mayfly.identity.keys import Allowance, ApiKey
 from mayfly.identity.users import User
 from mayfly.identity.vault import Sealed
+from mayfly.webhooks.signing import WebhookSecret
 
 log = logging.getLogger(__name__)
 
@@ -21,6 +22,7 @@ _DECODERS: Final[dict[str, Callable[[bytes], Any]]] = {
     "user": msgspec.json.Decoder(User).decode,
     "tenant": msgspec.json.Decoder(Allowance).decode,
     "secret": msgspec.json.Decoder(Sealed).decode,
+    "webhook": msgspec.json.Decoder(WebhookSecret).decode,
 }
 
 
@@ -38,6 +40,8 @@ class Book:
         self.tenants: dict[str, Allowance] = {}
         self.secrets: dict[str, Sealed] = {}
         """By `<tenant>/<name>`."""
+        self.webhooks: dict[str, WebhookSecret] = {}
+        """By tenant, what their webhooks are signed with."""
 
     def take(self, place: str, value: bytes | None) -> None:
         kind, _, name = place.partition("/")

@@ -22,7 +22,7 @@ from mayfly.adapters.kafka import FUNCTIONS_TOPIC, Log, ensure_topics
 from mayfly.adapters.kafka_catalog import publish
 from mayfly.build import build
 from mayfly.client import Client, Task
-from mayfly.faultpoints import GATEWAY, FaultPoint
+from mayfly.faultpoints import GATEWAY, WEBHOOKS, FaultPoint
 from mayfly.function import Function
 from mayfly.stack.stack import settings_of
 from mayfly.task import FailureType, RetryPolicy
@@ -37,7 +37,7 @@ def handler(event, context):
 """
 EACH = 2
 """Tasks of each kind: between them they come by every point."""
-DISPATCHER = [point for point in FaultPoint if point not in GATEWAY]
+DISPATCHER = [point for point in FaultPoint if point not in (*GATEWAY, *WEBHOOKS)]
 POLICY = RetryPolicy(max_attempts=6, initial_delay=0.1)
 
 

@@ -13,7 +13,7 @@ from mayfly.errors import LogUnavailable, ReadModelUnavailable
 from mayfly.task import TERMINAL, Status
 from mayfly.view import Change, QueuedTask
 
-EVENTS, DEFERRED, LETTERS = "events", "deferred", "letters"
+EVENTS, DEFERRED, LETTERS, WEBHOOKS = "events", "deferred", "letters", "webhooks"
 TIMEOUT = 2.0
 """Seconds until a sender gives up."""
 

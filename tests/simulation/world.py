@@ -7,6 +7,7 @@ everything that was accepted must come to its end, and nothing may be left of it
 
 import asyncio
 import bisect
+import json
 import random
 import uuid
 from collections import Counter
@@ -14,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from parts import DEFERRED, EVENTS, LETTERS, Broker, Entry, Redis
+from parts import DEFERRED, EVENTS, LETTERS, WEBHOOKS, Broker, Entry, Redis
 from virtual import VirtualLoop
 
 from dispatcher.buffers import Command
@@ -56,6 +57,7 @@ from mayfly.task import (
     may_come_again,
     place_id,
 )
+from mayfly.webhooks.notice import decode_notice, message_id
 
 LIFE: Final = 5.0
 COMMIT_SECONDS: Final = 0.5
@@ -196,6 +198,9 @@ class Process:
 
     async def append_dead_letter(self, task_id: str, value: bytes) -> None:
         await self.simulation.broker.append(self, LETTERS, task_id, value)
+
+    async def append_notice(self, task_id: str, value: bytes | None) -> None:
+        await self.simulation.broker.append(self, WEBHOOKS, task_id, value)
 
     # --- what it reads, and commits: `dispatcher.consumer` without Kafka
 
@@ -349,6 +354,8 @@ class Simulation:
         self._cancelled: dict[str, int] = {}
         self._releases: set[tuple[str, int]] = set()
         self.outcomes: dict[str, Status] = {}
+        self.notices: dict[str, str] = {}
+        """Of each task that has ended, the id of the notice that there may be of it."""
         self.runs: Counter[str] = Counter()
 
     # --- what happens
@@ -399,6 +406,7 @@ class Simulation:
             ttl_seconds=dice.choice([None, None, None, None, 0.5, 5.0]),
             concurrency_key=dice.choice(["k1", "k2"]) if dice.random() < 0.1 else None,
             redeliver=dice.choice([None, None, None, False]),
+            callback_url="https://example.com/" if len(self.posted) % 3 == 0 else None,
         )
         self._append(envelope, dice.choices(list(Lane), [6, 3, 1])[0])
 
@@ -567,6 +575,8 @@ class Simulation:
     def _landed(self, entry: Entry) -> None:
         if entry.topic in LANES and entry.value:
             self._released(decode_envelope(entry.value, topic=entry.topic, partition=0, offset=entry.offset))
+        if entry.topic == WEBHOOKS:
+            self._notified(entry)
         if entry.topic != EVENTS or (event := decode_event(entry.value)) is None:
             return
         task_id = event.task_id
@@ -589,6 +599,7 @@ class Simulation:
             self._hold(late <= most or self.chaos.kills, f"cancelled {late} ms ago")
             self._hold(task_id not in self.outcomes, "two outcomes")
             self.outcomes[task_id] = event.outcome.status
+            self.notices[task_id] = message_id(task_id, event.fence)
         if isinstance(event, Claimed) and event.purpose is Purpose.RUN:
             posted = self.posted[task_id]
             delay = int((posted.envelope.delay_seconds or 0) * 1000)
@@ -599,6 +610,15 @@ class Simulation:
             for group, running in self.truth.running.items():
                 most = 1 if "/" in group else 4
                 self._hold(running <= most, f"{running} of {group}")
+
+    def _notified(self, entry: Entry) -> None:
+        """Nobody is told of an end before it counts, or of one that does not."""
+        notice = decode_notice(entry.value or b"")
+        self._hold(notice is not None and notice.id == self.notices.get(entry.key), "a notice of no outcome")
+        self._hold(self.posted[entry.key].envelope.callback_url is not None, "a notice for nobody")
+        assert notice is not None
+        status = json.loads(bytes(notice.body))["status"]
+        self._hold(status == self.outcomes[entry.key].value, f"a notice says {status}")
 
     def _hold(self, true: bool, what: str) -> None:
         if not true:
@@ -674,6 +694,9 @@ class Simulation:
         failed = {task_id for task_id, status in self.outcomes.items() if status is Status.FAILED}
         letters = {entry.key for entry in self.broker.topics.get(LETTERS, []) if entry.value}
         left += [f"no letter: {task_id}" for task_id in failed - letters]
+        told = {entry.key for entry in self.broker.topics.get(WEBHOOKS, [])}
+        wanted = {task_id for task_id, one in self.posted.items() if one.envelope.callback_url}
+        left += [f"no notice: {task_id}" for task_id in wanted - told]
         records = {entry.key: entry.value for entry in self.broker.topics.get(DEFERRED, [])}
         left += [f"record {key}" for key, value in records.items() if value]
         checkpoint = Checkpoint.decode(self.committed)
@@ -719,6 +742,7 @@ def _rest(partition: Partition) -> list[str]:
         "parked": partition.parked,
         "inherited": known.commands._inherited,
         "letters": endings._letters._on_their_way or endings._letters._acknowledged,
+        "notices": endings._notices._on_their_way or endings._notices._over or endings._notices._ends,
         "unsettled": known.records._unsettled,
     }
     return [f"{name}: {what}" for name, what in kept.items() if what]

@@ -15,6 +15,7 @@ from dispatcher.world import Asking, World
 from mayfly import view
 from mayfly.events import DeadLetter, DeferredRecord, Event, Purpose
 from mayfly.task import NO_FENCE, Envelope, Lane, Position, encode
+from mayfly.webhooks.notice import Notice
 
 Landing = Callable[[], None]
 
@@ -122,6 +123,9 @@ class Wishes:
 
     def bury(self, partition: Asking, letter: DeadLetter) -> None:
         self._topics[partition.number].flight.append(lambda: partition.buried(letter.task_id))
+
+    def notify(self, partition: Asking, notice: Notice) -> None:
+        self._topics[partition.number].flight.append(lambda: partition.notified(notice.task_id))
 
     def command(self, partition: int, task: view.QueuedTask) -> None: ...
 

@@ -12,6 +12,7 @@ from mayfly import view
 from mayfly.events import Claimed, DeadLetter, DeferredRecord, Finished
 from mayfly.placement import Limit, limit_of
 from mayfly.task import NO_FENCE, Envelope, Lane, Outcome, Position, Status
+from mayfly.webhooks.notice import Notice
 
 NUMBER = 3
 """The partition's."""
@@ -39,10 +40,11 @@ class Asked:
     tombstones: list[tuple[str, str]] = field(default_factory=list)
     releases: list[tuple[Lane, Envelope]] = field(default_factory=list)
     letters: list[DeadLetter] = field(default_factory=list)
+    notices: list[Notice] = field(default_factory=list)
 
     @property
     def some(self) -> bool:
-        return bool(self.kept or self.tombstones or self.releases or self.letters)
+        return bool(self.kept or self.tombstones or self.releases or self.letters or self.notices)
 
     def keep(self, partition: Asking, record: DeferredRecord) -> None:
         self.kept.append(record)
@@ -55,6 +57,9 @@ class Asked:
 
     def bury(self, partition: Asking, letter: DeadLetter) -> None:
         self.letters.append(letter)
+
+    def notify(self, partition: Asking, notice: Notice) -> None:
+        self.notices.append(notice)
 
 
 @dataclass
@@ -75,6 +80,7 @@ def world(
     limits_revision: Callable[[], int] = lambda: 0,
     concurrency: Callable[[str], int | None] = lambda _: None,
     on_cancel: Callable[[str], None] = lambda _: None,
+    callback_of: Callable[[Envelope], str | None] = lambda envelope: envelope.callback_url,
 ) -> World:
     """`concurrency` tells a function's; a partition's share of a limit is all of it."""
 
@@ -90,6 +96,7 @@ def world(
         share=lambda limit, partition: limit.most,
         now=now or Clock(),
         on_cancel=on_cancel,
+        callback_of=callback_of,
     )
 
 

@@ -12,6 +12,7 @@ from dispatcher.work import Work
 from mayfly.events import CancelRequested, Claimed, Deferred, DeferredRecord, Event, Finished, Reason
 from mayfly.fold import TaskState
 from mayfly.task import NO_FENCE, Envelope, Failure, FailureType, Lane, Origin, Outcome, Position, encode
+from mayfly.webhooks.notice import Notice
 
 FAILED = Outcome(0, 1, failure=Failure(FailureType.ERROR, "no"))
 DONE = Outcome(0, 1)
@@ -72,6 +73,7 @@ class Owner:
         self.log = log
         self.told, self.asked, self.clock = Told(), Asked(), clock or Clock()
         self.cancelled: list[str] = []
+        self.delivered: list[Notice] = []
         self.partition = Partition(
             NUMBER,
             checkpoint=Checkpoint.decode(log.committed),
@@ -129,6 +131,10 @@ class Owner:
             letters, self.asked.letters = self.asked.letters, []
             for letter in letters:
                 self.partition.buried(letter.task_id)
+            notices, self.asked.notices = self.asked.notices, []
+            for notice in notices:
+                self.delivered.append(notice)
+                self.partition.notified(notice.task_id)
             self.read()
 
     def commit(self) -> Checkpoint:

@@ -33,6 +33,7 @@ def mayfly(gateway: ScriptedGateway, tmp_path: Path, monkeypatch: pytest.MonkeyP
         (("--max-attempts", "5"), {"retry": {"maxAttempts": 5}}),
         (("--concurrency-key", "customer-7"), {"concurrencyKey": "customer-7"}),
         (("--no-redeliver",), {"redeliver": False}),
+        (("--callback", "https://example.com/hook"), {"callbackUrl": "https://example.com/hook"}),
     ],
 )
 def test_an_option_of_submit_is_posted_in_the_gateways_words(

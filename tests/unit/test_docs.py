@@ -210,6 +210,7 @@ def test_every_field_of_an_envelope_is_documented() -> None:
         releases=1,
         origin=Origin(Lane.LOW, 0, 0),
         tenant="acme",
+        callback_url="https://example.com/",
     )
     section = page("interfaces.md").partition("## Kafka: appending a task")[2].partition("\n##")[0]
     cells = re.findall(r"^\| (`[^|]+) \|", section, re.MULTILINE)

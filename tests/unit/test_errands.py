@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
+import msgspec
 import pytest
 from owner_world import owner
 
@@ -13,9 +14,11 @@ from dispatcher.partition import Partition
 from mayfly.errors import LogUnavailable
 from mayfly.events import DeadLetter, DeferredRecord, Reason, decode_dead_letter, decode_record
 from mayfly.task import Envelope, Failure, FailureType, Lane, decode_envelope
+from mayfly.webhooks.notice import Notice, decode_notice
 
 RECORD = DeferredRecord(Envelope("f", "a"), 7, 1, Reason.RETRY)
 LETTER = DeadLetter("a", "q", Envelope("f", "a"), Failure(FailureType.ERROR, "no"), 0)
+NOTICE = Notice("msg_a_7", "a", "default", "https://example.com/", msgspec.Raw(b'{"taskId":"a"}'))
 DEADLINE_SECONDS = 30.0
 
 
@@ -40,6 +43,9 @@ class Topics:
         await self._append(lane, task_id, value)
 
     async def append_dead_letter(self, task_id: str, value: bytes) -> None:
+        await self._append(task_id, value)
+
+    async def append_notice(self, task_id: str, value: bytes) -> None:
         await self._append(task_id, value)
 
 
@@ -113,6 +119,18 @@ async def test_a_dead_letter_is_told_when_it_is_acknowledged(
     errands.bury(partition, LETTER)
     await all_run(errands)
     assert [decode_dead_letter(value) for _, value in topics.appended] == [LETTER] * 2
+    assert told == ["a"]
+
+
+async def test_a_notice_is_told_when_it_is_acknowledged(
+    topics: Topics, errands: ErrandRunner, partition: Partition, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(partition, "notified", told.append)
+    topics.fails = 1
+    errands.notify(partition, NOTICE)
+    await all_run(errands)
+    assert [decode_notice(value) for _, value in topics.appended] == [NOTICE] * 2
     assert told == ["a"]
 
 

@@ -149,6 +149,15 @@ MANIFEST = [
         'secrets = ["a b"]',
         'function.toml:1: secrets is ["a b"]: it must be a list of names, each like a variable\'s',
     ),
+    (
+        'callback_url = "example.com"',
+        "function.toml:1: callback_url must be an absolute URL in ASCII, https://host[:port][/path][?query], "
+        "without a user name, a fragment or blanks",
+    ),
+    (
+        "callback_url = 5",
+        "function.toml:1: callback_url is 5: it must be an absolute URL of at most 2048 characters",
+    ),
     ('secrets = ["A", "A"]', "function.toml:1: A is in secrets twice"),
     ('secrets = ["A"]\n[env]\nA = "x"', "function.toml:1: A is in both env and secrets"),
     ("description = ''\ntimout = 5", "function.toml:2: unknown key timout: did you mean timeout?"),
@@ -156,7 +165,7 @@ MANIFEST = [
         "colour = 5",
         "function.toml:1: unknown key colour: known are: description, timeout, memory, cpu, pids, "
         "open_files, tmp, isolation, warm_pool, network, queue, retries, redeliver, concurrency, contract, "
-        "env, secrets, schema",
+        "env, secrets, schema, callback_url",
     ),
     ("timeout = 1\ntimeout = 2", "function.toml:2: not TOML: Cannot overwrite a value"),
     ("timeout =", "function.toml:1: not TOML: Invalid value"),
@@ -346,6 +355,7 @@ def test_retries_are_a_number_or_a_whole_policy(tmp_path: Path, manifest: str, p
 def test_tasks_are_redelivered_and_unlimited_unless_the_manifest_says_otherwise(tmp_path: Path) -> None:
     unsaid = read(tmp_path, {"handler.py": HANDLER}, "a").manifest
     assert (unsaid.redeliver, unsaid.concurrency) == (True, None)
+    assert unsaid.callback_url is None
     said = {"handler.py": HANDLER, "function.toml": "redeliver = false\nconcurrency = 3"}
     manifest = read(tmp_path, dict(said), "b").manifest
     assert (manifest.redeliver, manifest.concurrency) == (False, 3)

@@ -1,0 +1,64 @@
+"""Webhooks: whether a task's callback may be one, and the secret that a tenant's are signed with."""
+
+import time
+from collections.abc import Callable
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from gateway import audit
+from gateway.access import principal_of
+from gateway.errors import Problem
+from gateway.parameters import parameters
+from gateway.ports import Control
+from gateway.responses import json_response
+from gateway.submissions import Submission
+from mayfly.view import timestamp
+from mayfly.webhooks.callback import Policy
+from mayfly.webhooks.signing import OVERLAP_MS, rotated
+
+
+class Webhooks:
+    """The handler of /webhooks/secret, and the check of each task. `is_read` says whether the secrets are
+    there."""
+
+    def __init__(self, control: Control, is_read: Callable[[], bool], policy: Policy) -> None:
+        self._control = control
+        self._is_read = is_read
+        self._policy = policy
+
+    def check(self, submission: Submission) -> None:
+        """What can be known of a callback before the task runs: whoever delivers it looks again, and looks
+        its host up. Raises `Problem`."""
+        if submission.callback_url is None:
+            return
+        try:
+            self._policy.check(submission.callback_url)
+        except ValueError as error:
+            raise Problem("invalid_callback", f"callbackUrl {error}.", field="callbackUrl") from None
+        if submission.tenant in self._control.book.webhooks:
+            return
+        if not self._is_read():
+            raise Problem("catalog_unavailable", "The secrets are still being read; try again in a moment.")
+        detail = (
+            "The callback could not be signed: PUT /webhooks/secret makes the secret that receivers check it "
+            "with."
+        )
+        raise Problem("no_webhook_secret", detail, field="callbackUrl")
+
+    async def renew(self, request: Request) -> Response:
+        """A new secret, shown this once. The one before signs beside it for a day."""
+        parameters(request)
+        by = principal_of(request)
+        if not self._is_read():
+            # One that is not known yet would stop to sign at once.
+            raise Problem("catalog_unavailable", "The secrets are still being read; try again in a moment.")
+        now = time.time_ns() // 1_000_000
+        before = self._control.book.webhooks.get(by.tenant)
+        secret = rotated(before, now, by.subject)
+        await audit.record(request, "webhook.renew", by.tenant)
+        await self._control.put("webhook", by.tenant, secret)
+        view = {"secret": secret.secret, "tenant": by.tenant, "createdAt": timestamp(now)}
+        if before is not None:
+            view["formerSignsUntil"] = timestamp(now + OVERLAP_MS)
+        return json_response(view, headers={"cache-control": "no-store"})
