@@ -17,6 +17,8 @@ log = structlog.get_logger(__name__)
 
 INTERVAL_SECONDS: Final = 60.0
 BATCH: Final = 200
+EVENTS_SECONDS: Final = 3600
+"""How long a change of a task can be heard of by whoever comes back."""
 DAY_MS: Final = 86_400_000
 
 
@@ -41,6 +43,9 @@ class ReadModel(Protocol):
         """Tasks that ended before `at`, dead letters before `dead_before`; milliseconds since 1970."""
 
     async def remove(self, task_ids: Iterable[str]) -> None: ...
+
+    async def trim_events(self, before: int) -> None:
+        """Take away the changes of tasks that were told before then; milliseconds since 1970."""
 
 
 class Blobs(Protocol):
@@ -86,6 +91,7 @@ class Housekeeping:
 
     async def sweep(self) -> int:
         """Remove all that is too old; how many tasks that were."""
+        await self._read_model.trim_events(int((self._now() - EVENTS_SECONDS) * 1000))
         swept = 0
         while old := await self._old():
             # The bytes first: a status is what leads to them.

@@ -43,7 +43,10 @@ class Entry(Protocol):
 class ReadModel(Protocol):
     """Raises `ReadModelUnavailable`."""
 
-    async def project(self, commands: Iterable[QueuedTask], changes: Iterable[Change]) -> None: ...
+    async def project(
+        self, commands: Iterable[QueuedTask], changes: Iterable[Change], *, quiet: bool
+    ) -> None:
+        """`quiet`: without telling those who follow what happens."""
 
     async def not_dead(self, task_ids: Iterable[str]) -> None: ...
 
@@ -92,7 +95,7 @@ class Rebuild:
                     changes.append(change)
                     if change.status is Status.FAILED and entry.timestamp < now - LATELY_SECONDS * 1000:
                         failed.add(change.task_id)
-            await self._read_model.project(commands, changes)
+            await self._read_model.project(commands, changes, quiet=True)
         if failed:
             await self._read_model.not_dead(failed - await self._letters())
 

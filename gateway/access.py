@@ -1,15 +1,20 @@
 """Who asks, and whether they may: by an API key or a token in the Authorization header.
 
+A browser sets no headers on a WebSocket. There the credential may be a subprotocol, `bearer.<credential>`: a
+header all the same, and not the query, which stands in the logs of whatever passes it on, and in histories.
+
 Where nobody is asked (`MAYFLY_AUTH` is off, which is for loopback alone), everybody is `ANYONE`.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Route, WebSocketRoute
 from starlette.types import Scope as Asgi
+from starlette.websockets import WebSocket
 
 from gateway.errors import Problem
 from gateway.ports import Book
@@ -21,11 +26,14 @@ from mayfly.identity.tokens import Tokens
 from mayfly.task import DEFAULT_TENANT
 
 Handler = Callable[[Request], Awaitable[Response]]
+SocketHandler = Callable[[WebSocket], Awaitable[None]]
 _PRINCIPAL: Final = "mayfly.principal"
 _REFUSALS: Final = frozenset({"unauthenticated", "forbidden"})
+_ADMITTED: Final = "mayfly.admitted"
 _AUTHORIZATION: Final = b"authorization"
 _BEARER: Final = "bearer "
 _USER: Final = "user:"
+_SUBPROTOCOL: Final = "bearer."
 
 
 class Access:
@@ -39,7 +47,7 @@ class Access:
         is_read: Callable[[], bool],
         tokens: Tokens | None,
         admin_key: Credential | None = None,
-        on_refused: Callable[[Request, str], None] = lambda request, reason: None,
+        on_refused: Callable[[HTTPConnection, str], None] = lambda request, reason: None,
     ) -> None:
         self.required = required
         self.on_refused = on_refused
@@ -66,6 +74,8 @@ class Access:
 
     def _principal(self, scope: Asgi) -> Principal:
         given = [value for name, value in scope["headers"] if name == _AUTHORIZATION]
+        if scope["type"] == "websocket":
+            given += _offered(scope)
         if not given:
             raise unauthenticated("Send a key or a token: Authorization: Bearer ...")
         text = given[0].decode("latin-1")
@@ -117,28 +127,69 @@ class Guarded(Route):
         self.needs = needs
 
         async def guarded(request: Request) -> Response:
-            try:
+            with _refusals_noted(request, access):
                 if needs is not None:
-                    access.admit(request.scope, needs)
+                    _admit(request, access, needs)
                 return await endpoint(request)
-            except Problem as problem:
-                if problem.code in _REFUSALS:
-                    access.on_refused(request, problem.detail)
-                raise
 
         super().__init__(path, guarded, methods=[method], name=path, **options)
 
 
-def principal_of(request: Request) -> Principal:
+class GuardedSocket(WebSocketRoute):
+    """The same for a WebSocket. Who is refused gets the problem in place of the handshake's answer."""
+
+    def __init__(self, path: str, endpoint: SocketHandler, needs: Scope, access: Access) -> None:
+        self.needs = needs
+
+        async def guarded(socket: WebSocket) -> None:
+            with _refusals_noted(socket, access):
+                _admit(socket, access, needs)
+                await endpoint(socket)
+
+        super().__init__(path, guarded, name=path)
+
+
+@contextmanager
+def _refusals_noted(connection: HTTPConnection, access: Access) -> Iterator[None]:
+    try:
+        yield
+    except Problem as problem:
+        if problem.code in _REFUSALS:
+            access.on_refused(connection, problem.detail)
+        raise
+
+
+def _admit(connection: HTTPConnection, access: Access, needs: Scope) -> None:
+    access.admit(connection.scope, needs)
+    connection.scope[_ADMITTED] = access, needs
+
+
+def _offered(scope: Asgi) -> list[bytes]:
+    """The credentials among the subprotocols, as the header would have them."""
+    names = [name for name in scope["subprotocols"] if name.lower().startswith(_SUBPROTOCOL)]
+    return [f"{_BEARER}{name[len(_SUBPROTOCOL) :]}".encode("latin-1", "replace") for name in names]
+
+
+def principal_of(connection: HTTPConnection) -> Principal:
     """Who asks, on a route that needs a scope."""
-    principal: Principal = request.scope[_PRINCIPAL]
+    principal: Principal = connection.scope[_PRINCIPAL]
     return principal
 
 
-def known_principal(request: Request) -> Principal | None:
+def known_principal(connection: HTTPConnection) -> Principal | None:
     """Who asks, as far as that is known."""
-    principal: Principal | None = request.scope.get(_PRINCIPAL)
+    principal: Principal | None = connection.scope.get(_PRINCIPAL)
     return principal
+
+
+def still_admitted(connection: HTTPConnection) -> bool:
+    """Whether who asked would be let in now: a stream may go on for longer than a credential is good."""
+    access, needs = connection.scope[_ADMITTED]
+    try:
+        access.admit(connection.scope, needs)
+    except Problem:
+        return False
+    return True
 
 
 def for_operators(handler: Handler) -> Handler:

@@ -18,11 +18,12 @@ from starlette.routing import BaseRoute
 
 from gateway import audit
 from gateway.acceptance import Acceptance
-from gateway.access import Access, Guarded, Handler, for_operators
+from gateway.access import Access, Guarded, GuardedSocket, Handler, for_operators
 from gateway.audit import AuditLog, AuditTopic
 from gateway.completeness import Completeness
 from gateway.docs import Docs
 from gateway.errors import UNAVAILABLE, Problem, on_http, on_problem, on_unavailable
+from gateway.feed import Feeds
 from gateway.functions import Functions
 from gateway.health import Check, Health
 from gateway.jwks import Jwks
@@ -37,6 +38,7 @@ from gateway.rebuilds import Rebuilds
 from gateway.reruns import Originals, Reruns
 from gateway.secrets import Secrets
 from gateway.security import Guard
+from gateway.sockets import Sockets, elsewhere
 from gateway.streams import Streams
 from gateway.tasks import Tasks
 from gateway.users import Users
@@ -118,6 +120,8 @@ class Gateway:
         )
         self._logs = Logs(parts.read_model, parts.blobs)
         self._streams = Streams(parts.read_model, self.waiters)
+        self._feeds = Feeds(parts.read_model, self.waiters)
+        self._sockets = Sockets(parts.read_model, self.waiters)
         self._reruns = Reruns(acceptance, originals, parts.read_model)
         self._letters = Letters(acceptance, originals, parts.commands, parts.read_model)
         self._health = Health(
@@ -141,6 +145,7 @@ class Gateway:
             ("GET", "/tasks/{task_id}/result", self._tasks.result, read),
             ("GET", "/tasks/{task_id}/logs", self._logs.get, read),
             ("GET", "/tasks/{task_id}/events", self._streams.get, read),
+            ("GET", "/events", self._feeds.get, read),
             ("POST", "/tasks/{task_id}/cancel", self._tasks.cancel, cancel),
             ("POST", "/tasks/{task_id}/rerun", self._reruns.submit, submit),
             ("GET", "/dead-letters", self._letters.list, read),
@@ -173,7 +178,10 @@ class Gateway:
         ]
         openapi = OpenApi(self._functions, {(method, path): needs for method, path, _, needs in table})
         table.append(("GET", "/openapi.json", openapi.get, None))
-        return [Guarded(path, handler, method, needs, self.access) for method, path, handler, needs in table]
+        return [
+            *(Guarded(path, handler, method, needs, self.access) for method, path, handler, needs in table),
+            GuardedSocket("/events", self._sockets.serve, read, self.access),
+        ]
 
     def app(self, start: Callable[[], Coroutine[Any, Any, None]], stop: Check) -> Starlette:
         """The ASGI application; `start` runs beside it, `stop` when it has ended."""
@@ -207,6 +215,7 @@ class Gateway:
             lifespan=lifespan,
         )
         app.router.redirect_slashes = False
+        app.router.default = elsewhere(app.router.default)
         app.state.audit = self._audit
         return app
 

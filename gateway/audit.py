@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Sequence
 from typing import Any, Final, Protocol
 
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 
 from gateway.access import known_principal, principal_of
@@ -131,7 +131,9 @@ async def record(
     await _log(request).trail.write(entry)
 
 
-def refused(request: Request, reason: str, *, action: str = "access.refused", target: str = "") -> None:
+def refused(
+    request: HTTPConnection, reason: str, *, action: str = "access.refused", target: str = ""
+) -> None:
     """Have written that something was refused: of many that are alike, one and how many more there were."""
     who = known_principal(request)
     entry = Entry(
@@ -147,7 +149,7 @@ def refused(request: Request, reason: str, *, action: str = "access.refused", ta
     _log(request).refusals.note(entry)
 
 
-def request_id(request: Request) -> str:
+def request_id(request: HTTPConnection) -> str:
     """The client's own X-Request-Id, or a new one; the answer carries it."""
     if (known := request.scope.get(REQUEST_ID)) is None:
         given = request.headers.get("x-request-id", "")
@@ -155,12 +157,12 @@ def request_id(request: Request) -> str:
     return str(known)
 
 
-def _log(request: Request) -> AuditLog:
+def _log(request: HTTPConnection) -> AuditLog:
     audit: AuditLog = request.app.state.audit
     return audit
 
 
-def _address(request: Request) -> str:
+def _address(request: HTTPConnection) -> str:
     return request.client.host if request.client else ""
 
 

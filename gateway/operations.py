@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, Final
 
-from gateway import models
+from gateway import models, operations_events
 from gateway.errors import CODES, PROBLEM_JSON
 from gateway.parameters import MAX_LIMIT, MAX_WAIT_SECONDS
 from gateway.submissions import PARTICULARS
@@ -19,8 +19,8 @@ def paths(requests: dict[str, str]) -> Json:
     from gateway import operations_audit, operations_secrets, operations_users, operations_webhooks
 
     own = {**_tasks(requests), **_dead_letters(), **_identity(), **operations_users.paths(), **_rest()}
-    rest = {**operations_secrets.paths(), **operations_webhooks.paths(), **operations_audit.paths()}
-    return {**own, **rest}
+    rest = {**operations_events.paths(), **operations_secrets.paths(), **operations_webhooks.paths()}
+    return {**own, **rest, **operations_audit.paths()}
 
 
 def _identity() -> Json:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Container
 from typing import Final
 
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 
 from gateway.errors import Problem
 
@@ -15,7 +15,7 @@ _KEY: Final = re.compile(r"[\x20-\x7e]{1,200}")
 _COUNT: Final = re.compile(r"[0-9]{1,4}")
 
 
-def parameters(request: Request, *known: str, repeatable: Container[str] = ()) -> dict[str, str]:
+def parameters(request: HTTPConnection, *known: str, repeatable: Container[str] = ()) -> dict[str, str]:
     """The query by name. Raises `Problem` for a name that is not known, and for one given twice."""
     if not request.scope["query_string"]:
         return {}

@@ -62,6 +62,19 @@ class LogChunk(Protocol):
 Chunks = Sequence[LogChunk]
 
 
+class Told(Protocol):
+    """An entry of a tenant's stream of changes: `taskId`, `taskType`, `status`, `tags` (JSON), `attempt` and
+    `errorType` of a change; `reset` where some may be missing; anything else is to be passed over."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def fields(self) -> Mapping[str, str]: ...
+
+
+Entries = Sequence[Told]
+
+
 class ReadModel(Protocol):
     """What is known of tasks and dispatchers. Every method raises `ReadModelUnavailable`."""
 
@@ -116,6 +129,12 @@ class ReadModel(Protocol):
     async def forget_dead_letter(self, task_id: str) -> None: ...
     async def log_chunks(self, task_id: str, after: str, count: int) -> Chunks:
         """What was logged after that place ("" is the beginning), in order, at most so many pieces."""
+
+    async def events_place(self, tenant: str) -> str:
+        """The last entry of the tenant's stream of changes, from which whoever reads on misses nothing."""
+
+    async def events(self, tenant: str, after: str, count: int) -> Entries | None:
+        """What came behind that entry, in order, at most so many; None if it is there no more."""
 
     async def dispatchers(self) -> Heartbeats: ...
     async def tell_keys_used(self, keys: Mapping[str, int]) -> None:

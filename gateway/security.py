@@ -45,7 +45,7 @@ class Guard:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and (problem := _refusal(scope)):
+        if scope["type"] in ("http", "websocket") and (problem := _refusal(scope)):
             await problem.response()(scope, receive, send)
         else:
             await self._app(scope, receive, send)

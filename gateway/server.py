@@ -10,6 +10,8 @@ from collections.abc import Iterator
 
 import uvicorn
 import uvloop
+from uvicorn._types import ASGISendEvent
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from gateway.app import Gateway, Startup
 from gateway.security import require_loopback
@@ -24,6 +26,8 @@ GRACE_SECONDS = 15
 """How long requests that are under way may go on after SIGTERM: longer than the log takes to acknowledge."""
 BACKLOG = 2048
 """uvicorn's own."""
+MESSAGE_BYTES = 16 * 1024
+"""What a client may say at once over a WebSocket."""
 
 
 class Server(uvicorn.Server):
@@ -36,6 +40,21 @@ class Server(uvicorn.Server):
     def stop(self) -> None:
         self.force_exit = self.should_exit
         self.should_exit = True
+
+
+class Socket(WebSocketsSansIOProtocol):
+    """uvicorn's WebSocket, but who answers no ping is cut off: to close it in order would wait until the
+    other end has taken what it does not take."""
+
+    async def send(self, message: ASGISendEvent) -> None:
+        await super().send(message)
+        if message["type"] == "websocket.http.response.body":
+            # Refused is answered too: else each refusal is an error in the log.
+            self.handshake_complete = True
+
+    def keepalive_timeout(self) -> None:
+        super().keepalive_timeout()
+        self.transport.abort()
 
 
 async def serve(settings: Settings) -> None:
@@ -60,7 +79,10 @@ async def serve(settings: Settings) -> None:
         uvicorn.Config(
             gateway.app(startup.run, startup.stop),
             http="httptools",
-            ws="none",
+            ws=Socket,
+            ws_max_size=MESSAGE_BYTES,
+            # Small messages, and a window for each connection that may be silent for hours.
+            ws_per_message_deflate=False,
             lifespan="on",
             access_log=False,
             log_config=None,

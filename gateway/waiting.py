@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 RESUBSCRIBE_SECONDS: Final = 0.5
 IDLE_SECONDS: Final = 5.0
 """How long the subscription outlives whoever waited last: the next may be about to come."""
+_ANY: Final = ""
+"""No task's id: for those who watch all of them."""
 Record = dict[str, str]
 
 
@@ -66,6 +68,7 @@ class Waiters:
                 self._wake_all()
                 continue
             _wake(self._watching, task_id)
+            _wake(self._watching, _ANY)
             if status in TERMINAL:
                 _wake(self._waiting, task_id)
 
@@ -99,6 +102,10 @@ class Waiters:
     def watching(self, task_id: str) -> AbstractContextManager[asyncio.Event]:
         """An event that is set whenever something of the task may have changed, and at the process's end."""
         return self._enlisted(self._watching, task_id)
+
+    def watching_all(self) -> AbstractContextManager[asyncio.Event]:
+        """The same of any task."""
+        return self._enlisted(self._watching, _ANY)
 
     async def next_change(self, woken: asyncio.Event) -> None:
         """Returns when the event is set, and after a few seconds even so. Clears it."""

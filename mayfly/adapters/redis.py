@@ -1,6 +1,6 @@
 """Redis: the read model and the dispatchers' heartbeats. It can be flushed at any moment.
 
-What only reads is in `mayfly/adapters/redis_reads.py`.
+What only reads is in `mayfly/adapters/redis_reads.py`, what is told as it happens in `redis_live.py`.
 
 Every write that comes from the log carries its position and is made by a script that looks at what is
 there: an older one changes nothing, and what is terminal stays terminal.
@@ -17,15 +17,14 @@ from redis.exceptions import NoScriptError, RedisError
 from mayfly.adapters.redis_connection import answering, connect
 from mayfly.adapters.redis_heartbeats import Heartbeats, signatures_of
 from mayfly.adapters.redis_key_uses import KeyUses
+from mayfly.adapters.redis_live import Live
 from mayfly.adapters.redis_reads import (
     CANCELS,
-    CHANGES,
     ENDED,
     TENANTS,
     Gate,
     Reads,
     dead_letters_key,
-    log_key,
     marks_key,
     task_key,
 )
@@ -35,8 +34,6 @@ from mayfly.view import Change, QueuedTask
 
 __all__ = ["QueuedTask", "ReadModel", "task_key"]
 
-LIVE_LOG_SECONDS: Final = 3600
-LIVE_LOG_ENTRIES: Final = 2000
 BATCH: Final = 200
 """Commands and changes that are written at once: nothing else of Redis happens meanwhile."""
 Replies = list[int]
@@ -47,25 +44,33 @@ Call = tuple[str, str | None, Sequence[str | bytes]]
 # its own for each, with each field an argument, took most of what a task cost its dispatcher and its gateway.
 #   {"queued", id, createdAt in ms, partition, status if it has none, {field, value, ...}}
 #   {"change", id, partition, offset, status or '', when it ended in ms or '', {fields that go},
-#    {field, value, ...}}
+#    {field, value, ...}, attempt or '', error type or ''}
+# Then '1' if the tenant's stream of changes is not to have them.
 _PROJECT: Final = """
 local function indexes(tenant)
   -- Each tenant's lists are its own.
-  if not tenant or tenant == 'default' then return 'mayfly:tasks', 'mayfly:dead-letters' end
-  return 'mayfly:tasks@' .. tenant, 'mayfly:dead-letters@' .. tenant
+  if not tenant or tenant == 'default' then return 'mayfly:tasks', 'mayfly:dead-letters', 'mayfly:events' end
+  return 'mayfly:tasks@' .. tenant, 'mayfly:dead-letters@' .. tenant, 'mayfly:events@' .. tenant
+end
+
+local function tell(events, id, status, kind, tags, attempt, failure)
+  if ARGV[2] == '1' then return end
+  -- About so many of each tenant: a quarter of a kilobyte each at most, but for long tags.
+  redis.call('XADD', events, 'MAXLEN', '~', 50000, '*', 'taskId', id, 'taskType', kind, 'status', status,
+    'tags', tags, 'attempt', attempt, 'errorType', failure)
 end
 
 local function queued(id, created, partition, status, fields)
   local hash = 'mayfly:task:' .. id
-  local tags, kind, queue, request, tenant = {}, '', '', nil, nil
+  local tags, kind, queue, request, tenant = '[]', '', '', nil, nil
   for i = 1, #fields, 2 do
     if fields[i] == 'tenant' then tenant = fields[i + 1] end
-    if fields[i] == 'tags' then tags = cjson.decode(fields[i + 1]) end
+    if fields[i] == 'tags' then tags = fields[i + 1] end
     if fields[i] == 'taskType' then kind = fields[i + 1] end
     if fields[i] == 'queue' then queue = fields[i + 1] end
     if fields[i] == 'requestSha256' then request = fields[i + 1] end
   end
-  local tasks, dead = indexes(tenant)
+  local tasks, dead, events = indexes(tenant)
   local is = redis.call('HMGET', hash, 'command', 'status', 'tenant', 'taskType', 'tags')
   local theirs, theirs_dead = indexes(is[3])
   if is[1] then
@@ -96,20 +101,21 @@ local function queued(id, created, partition, status, fields)
   redis.call('HSET', hash, unpack(fields))
   redis.call('ZADD', tasks, created, id)
   redis.call('ZADD', tasks .. ':type:' .. kind, created, id)
-  for _, tag in ipairs(tags) do redis.call('ZADD', tasks .. ':tag:' .. tag, created, id) end
+  for _, tag in ipairs(cjson.decode(tags)) do redis.call('ZADD', tasks .. ':tag:' .. tag, created, id) end
   if not is[2] then
     redis.call('HSET', hash, 'status', status)
     redis.call('PUBLISH', 'mayfly:changes', cjson.encode({taskId = id, status = status}))
   end
   redis.call('ZADD', tasks .. ':status:' .. (is[2] or status), created, id)
+  if not is[1] or tasks ~= theirs then tell(events, id, is[2] or status, kind, tags, '', '') end
 end
 
-local function change(id, partition, offset, status, ended, removed, fields)
+local function change(id, partition, offset, status, ended, removed, fields, attempt, failure)
   local hash = 'mayfly:task:' .. id
-  local was = redis.call('HMGET', hash, 'position', 'status', 'tenant')
+  local was = redis.call('HMGET', hash, 'position', 'status', 'tenant', 'taskType', 'tags')
   if was[1] and tonumber(string.match(was[1], ':(%-?%d+)$')) >= tonumber(offset) then return end
   if was[2] == 'COMPLETED' or was[2] == 'FAILED' or was[2] == 'CANCELLED' then return end
-  local tasks, dead = indexes(was[3])
+  local tasks, dead, events = indexes(was[3])
   if #removed > 0 then redis.call('HDEL', hash, unpack(removed)) end
   if status == '' then status = was[2] or 'QUEUED' end
   redis.call('HSET', hash, 'taskId', id, 'position', partition .. ':' .. offset, 'status', status)
@@ -123,6 +129,8 @@ local function change(id, partition, offset, status, ended, removed, fields)
   local created = redis.call('ZSCORE', tasks, id) or 0
   redis.call('ZADD', tasks .. ':status:' .. status, created, id)
   redis.call('PUBLISH', 'mayfly:changes', cjson.encode({taskId = id, status = status}))
+  -- Of half a task nobody knows whose it is: it is told with its command.
+  if was[4] then tell(events, id, status, was[4], was[5] or '[]', attempt, failure) end
 end
 
 local told = {queued = queued, change = change}
@@ -143,18 +151,14 @@ if redis.call('HGET', KEYS[1], ARGV[1]) == ARGV[3] then return 1 end
 if redis.call('HGET', KEYS[2], ARGV[1]) ~= ARGV[2] then return 0 end
 redis.call('HDEL', KEYS[2], ARGV[1])
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
+-- What was written anew was not told as changes, and some of it may be news.
+local streams = {'mayfly:events'}
+for _, tenant in ipairs(redis.call('SMEMBERS', 'mayfly:tenants')) do
+  table.insert(streams, 'mayfly:events@' .. tenant)
+end
+for _, stream in ipairs(streams) do redis.call('XADD', stream, '*', 'reset', '1') end
 return 1
 """
-
-# KEYS: the task's hash. ARGV: fence, fraction, message, task id.
-_PROGRESS: Final = """
-local is = redis.call('HMGET', KEYS[1], 'status', 'fence')
-if is[1] ~= 'IN_PROGRESS' or is[2] ~= ARGV[1] then return 0 end
-redis.call('HSET', KEYS[1], 'progress', ARGV[2], 'progressMessage', ARGV[3])
-redis.call('PUBLISH', 'mayfly:changes', cjson.encode({taskId = ARGV[4], status = is[1]}))
-return 1
-"""
-
 
 # KEYS: the task's hash. ARGV: id.
 _REMOVE: Final = """
@@ -195,7 +199,7 @@ async def _open() -> None:
     """Whoever writes the read model looks at what there is."""
 
 
-class ReadModel(Reads, Heartbeats, KeyUses):
+class ReadModel(Reads, Heartbeats, KeyUses, Live):
     """Every method raises `ReadModelUnavailable` when Redis does not do its part."""
 
     def __init__(self, settings: Settings) -> None:
@@ -232,8 +236,13 @@ class ReadModel(Reads, Heartbeats, KeyUses):
         """Commands were accepted: their facts, and QUEUED for each that nothing is known of yet."""
         await self.project(tasks, [])
 
-    async def project(self, commands: Iterable[QueuedTask], changes: Iterable[Change]) -> None:
-        """Write commands and changes, in order. What is older than what is there changes nothing."""
+    async def project(
+        self, commands: Iterable[QueuedTask], changes: Iterable[Change], *, quiet: bool = False
+    ) -> None:
+        """Write commands and changes, in order. What is older than what is there changes nothing.
+
+        `quiet` is for what is written anew: those who follow a tenant's changes have heard of it.
+        """
         entries: list[tuple[Any, ...]] = [
             (
                 "queued",
@@ -255,13 +264,15 @@ class ReadModel(Reads, Heartbeats, KeyUses):
                 str(change.ended_at or ""),
                 change.removed,
                 _flat(change.fields),
+                change.fields.get("attempt", ""),
+                change.fields.get("errorType", ""),
             )
             for change in changes
         )
         async with answering():
             for at in range(0, len(entries), BATCH):
                 batch = msgspec.json.encode(entries[at : at + BATCH])
-                await self._evaluate([(_PROJECT, None, [batch])])
+                await self._evaluate([(_PROJECT, None, [batch, "1" if quiet else ""])])
 
     async def mark(self, queue: str, partition: int, before: str, after: str) -> bool:
         """Replace a partition's mark; False if another one is there than `before`."""
@@ -346,24 +357,6 @@ class ReadModel(Reads, Heartbeats, KeyUses):
             pipeline.evalsha(self._shas[script], len(keys), *keys, *arguments)
         replies: Replies = await pipeline.execute()
         return replies
-
-    async def progress(self, task_id: str, fence: int, fraction: float, message: str) -> None:
-        """How far the attempt with that fence has come: 0 to 1."""
-        async with answering():
-            await self._redis.eval(
-                _PROGRESS, 1, task_key(task_id), str(fence), f"{fraction:.4g}", message[:500], task_id
-            )
-
-    async def append_log(self, task_id: str, fence: int, text: str) -> None:
-        """What a running attempt has written, for those who watch it: kept for an hour, and not for ever."""
-        change = json.dumps({"taskId": task_id, "status": "IN_PROGRESS"})
-        async with answering():
-            pipeline = self._redis.pipeline(transaction=False)
-            entry = {"fence": str(fence), "text": text}
-            pipeline.xadd(log_key(task_id), entry, maxlen=LIVE_LOG_ENTRIES, approximate=True)
-            pipeline.expire(log_key(task_id), LIVE_LOG_SECONDS)
-            pipeline.publish(CHANGES, change)
-            await pipeline.execute()
 
     async def known(self, task_id: str) -> tuple[str | None, str | None]:
         """A task's status, and the fence of its last claim that was shown; None where there is none."""

@@ -278,7 +278,7 @@ def log_key(task_id: str) -> str:
 
 
 def dead_letters_key(tenant: str) -> str:
-    return f"mayfly:dead-letters{_at(tenant)}"
+    return f"mayfly:dead-letters{at_tenant(tenant)}"
 
 
 def marks_key(queue: str) -> str:
@@ -302,12 +302,12 @@ def _behind(entry: str) -> str:
     return f"{milliseconds}-{int(number) + 1}"
 
 
-def _at(tenant: str) -> str:
+def at_tenant(tenant: str) -> str:
     return "" if tenant == DEFAULT_TENANT else f"@{tenant}"
 
 
 def _index(tenant: str, status: str | None, task_type: str | None, tag: str | None) -> str:
-    tasks = f"mayfly:tasks{_at(tenant)}"
+    tasks = f"mayfly:tasks{at_tenant(tenant)}"
     if tag is not None:
         return f"{tasks}:tag:{tag}"
     if status is not None:

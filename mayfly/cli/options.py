@@ -1,7 +1,7 @@
 """Options that several commands have."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -18,6 +18,12 @@ Scopes = Annotated[
 Tenant = Annotated[
     str | None, typer.Option("--tenant", metavar="TENANT", help="Whose; for operators, else one's own.")
 ]
+Status = Annotated[
+    Literal["QUEUED", "SCHEDULED", "IN_PROGRESS", "RETRYING", "COMPLETED", "FAILED", "CANCELLED"] | None,
+    typer.Option("--status", case_sensitive=False, help="Only tasks with this status."),
+]
+TaskType = Annotated[str | None, typer.Option("--type", metavar="NAME", help="Only of this function.")]
+Tag = Annotated[str | None, typer.Option("--tag", help="Only with this tag.")]
 TaskId = Annotated[str, typer.Argument(metavar="ID", help="The task.")]
 OutputFile = Annotated[
     Path | None,

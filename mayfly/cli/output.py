@@ -47,6 +47,13 @@ def show_json(value: Any) -> None:
     show(json.dumps(plain, indent=2, ensure_ascii=False))
 
 
+def show_json_line(value: Any) -> None:
+    """The same on one line, for results that have no end."""
+    import msgspec
+
+    show(msgspec.json.encode(value, enc_hook=str).decode())
+
+
 def show_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Aligned for a terminal; elsewhere a line a row, with tabs between."""
     if not sys.stdout.isatty():

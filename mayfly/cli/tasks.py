@@ -1,12 +1,12 @@
 """Commands on tasks: get, logs, ls, cancel."""
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mayfly.cli.description import describe, took
 from mayfly.cli.ending import finish
-from mayfly.cli.options import Json, OutputFile, TaskId, Url
+from mayfly.cli.options import Json, OutputFile, Status, Tag, TaskId, TaskType, Url
 from mayfly.cli.output import FAILED, USAGE, fail, say, show, show_json, show_piece, show_table
 from mayfly.cli.times import shown
 
@@ -70,14 +70,9 @@ def logs(
 
 
 def ls(
-    status: Annotated[
-        Literal["QUEUED", "SCHEDULED", "IN_PROGRESS", "RETRYING", "COMPLETED", "FAILED", "CANCELLED"] | None,
-        typer.Option(case_sensitive=False, help="Only tasks with this status."),
-    ] = None,
-    task_type: Annotated[
-        str | None, typer.Option("--type", metavar="NAME", help="Only of this function.")
-    ] = None,
-    tag: Annotated[str | None, typer.Option(help="Only with this tag.")] = None,
+    status: Status = None,
+    task_type: TaskType = None,
+    tag: Tag = None,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="How many.")] = 20,
     json: Json = False,
     url: Url = None,

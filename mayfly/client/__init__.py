@@ -32,7 +32,7 @@ from mayfly.client.errors import (
     Unreachable,
     WaitTimeout,
 )
-from mayfly.client.events import Event, LogEvent, StatusEvent
+from mayfly.client.events import ChangeEvent, Event, LogEvent, ResetEvent, StatusEvent
 from mayfly.client.identity import Key, NewKey, Token, User
 from mayfly.client.models import (
     Attempt,
@@ -45,6 +45,7 @@ from mayfly.client.models import (
     Redrive,
     Redriven,
     Task,
+    TaskChange,
     TaskError,
     Worker,
 )
@@ -61,6 +62,7 @@ __all__ = [
     "AuditFilters",
     "AuditRecord",
     "Bytes",
+    "ChangeEvent",
     "Client",
     "ClientError",
     "Conflict",
@@ -81,6 +83,7 @@ __all__ = [
     "Rebuild",
     "Redrive",
     "Redriven",
+    "ResetEvent",
     "RetryPolicy",
     "Rotation",
     "RotationFailure",
@@ -88,6 +91,7 @@ __all__ = [
     "Selection",
     "StatusEvent",
     "Task",
+    "TaskChange",
     "TaskError",
     "TaskFailed",
     "TaskOptions",

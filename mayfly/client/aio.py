@@ -13,7 +13,7 @@ from mayfly.client import audit_log, calls, dead_letters, identity, secrets, sub
 from mayfly.client.audit_log import AuditFilters, AuditRecord
 from mayfly.client.calls import Bytes, Filters
 from mayfly.client.dead_letters import DeadLetterFilters, Selection
-from mayfly.client.events import Event, EventStream
+from mayfly.client.events import Change, ChangeStream, Event, EventStream, Resumed
 from mayfly.client.identity import Key, NewKey, Token, User
 from mayfly.client.models import FunctionInfo, Page, Purge, Rebuild, Redrive, Task, Worker
 from mayfly.client.secrets import Rotation, Secret
@@ -73,9 +73,22 @@ class AsyncClient:
         """See `Client.logs`."""
         return await self._drive(calls.logs(task_id, attempt))
 
-    async def events(self, task_id: str) -> AsyncIterator[Event]:
+    def events(self, task_id: str) -> AsyncIterator[Event]:
         """See `Client.events`."""
-        stream = EventStream(task_id)
+        return self._follow(EventStream(task_id))
+
+    def stream(
+        self,
+        *,
+        task_type: str | None = None,
+        status: str | None = None,
+        tag: str | None = None,
+        last_event_id: str | None = None,
+    ) -> AsyncIterator[Change]:
+        """See `Client.stream`."""
+        return self._follow(ChangeStream(task_type, status, tag, last_event_id))
+
+    async def _follow(self, stream: Resumed[T]) -> AsyncIterator[T]:
         while True:
             try:
                 async with self._http.stream(**arguments(stream.request(), self._timeout)) as response:

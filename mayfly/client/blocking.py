@@ -14,7 +14,7 @@ from mayfly.client import audit_log, calls, dead_letters, identity, secrets, sub
 from mayfly.client.audit_log import AuditFilters, AuditRecord
 from mayfly.client.calls import Bytes, Filters
 from mayfly.client.dead_letters import DeadLetterFilters, Selection
-from mayfly.client.events import Event, EventStream
+from mayfly.client.events import Change, ChangeStream, Event, EventStream, Resumed
 from mayfly.client.identity import Key, NewKey, Token, User
 from mayfly.client.models import FunctionInfo, Page, Purge, Rebuild, Redrive, Task, Worker
 from mayfly.client.secrets import Rotation, Secret
@@ -99,7 +99,24 @@ class Client:
 
         A stream that breaks is asked for again, and goes on where it broke.
         """
-        stream = EventStream(task_id)
+        return self._follow(EventStream(task_id))
+
+    def stream(
+        self,
+        *,
+        task_type: str | None = None,
+        status: str | None = None,
+        tag: str | None = None,
+        last_event_id: str | None = None,
+    ) -> Iterator[Change]:
+        """What happens to all tasks, or to those that pass the filters, from now on and without an end.
+
+        With `last_event_id`, the `id` of an event, it goes on behind that one. A stream that breaks is asked
+        for again, and goes on where it broke; a `ResetEvent` says that changes may have been missed.
+        """
+        return self._follow(ChangeStream(task_type, status, tag, last_event_id))
+
+    def _follow(self, stream: Resumed[T]) -> Iterator[T]:
         while True:
             try:
                 with self._http.stream(**arguments(stream.request(), self._timeout)) as response:

@@ -1,14 +1,15 @@
-"""A task's events as they happen: server-sent events (the HTML standard, section 9.2). Without any I/O."""
+"""Events as they happen, a task's or those of all tasks: server-sent events (the HTML standard, section 9.2).
+Without any I/O."""
 
 import codecs
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final, Generic, NamedTuple, TypeVar
 
 import msgspec
 
 from mayfly.client.errors import ClientError, UnexpectedAnswer
-from mayfly.client.models import Task
+from mayfly.client.models import Task, TaskChange
 from mayfly.client.wire import (
     LATER,
     LONGEST_PAUSE,
@@ -17,10 +18,14 @@ from mayfly.client.wire import (
     Pause,
     Request,
     decode,
+    given,
     media_type,
+    params,
     problem,
     task_path,
 )
+
+T = TypeVar("T")
 
 SILENCE_SECONDS: Final = 60.0
 """A stream that says nothing for so long is asked for again: its other end may be gone."""
@@ -47,6 +52,25 @@ class LogEvent:
 Event = StatusEvent | LogEvent
 
 
+@dataclass(frozen=True)
+class ChangeEvent:
+    """One of the tasks has changed."""
+
+    change: TaskChange
+    id: str
+    """Where a stream goes on that was told of it."""
+
+
+@dataclass(frozen=True)
+class ResetEvent:
+    """Some changes may not have been told: who keeps a list of tasks makes it anew."""
+
+    id: str
+
+
+Change = ChangeEvent | ResetEvent
+
+
 class Message(NamedTuple):
     event: str
     data: str
@@ -62,6 +86,8 @@ class Messages:
         self._event = ""
         self._data: list[str] = []
         self._id: str | None = None
+        self.place: str | None = None
+        """The id of the last message that is whole, or of a heartbeat since."""
 
     def feed(self, chunk: bytes) -> Iterator[Message]:
         self._rest += self._decoder.decode(chunk)
@@ -72,6 +98,7 @@ class Messages:
 
     def _line(self, line: str) -> Message | None:
         if not line:
+            self.place = self._id
             message = Message(self._event or "message", "\n".join(self._data), self._id)
             worth = bool(self._data)
             self._event, self._data = "", []
@@ -92,31 +119,37 @@ class _LogData(msgspec.Struct):
     text: str
 
 
-class EventStream:
+class Resumed(Generic[T]):
     """What is asked, and what comes of it, over as many connections as it takes.
 
     Drive it until it has `ended`: send the `request`; where the answer `opens` a stream, hand its body to
     `feed`, else the whole of it to `refused`; and take the `Pause` of `broken` when the connection ends.
     """
 
-    def __init__(self, task_id: str) -> None:
-        self._task_id = task_id
+    def __init__(
+        self, path: str, query: tuple[tuple[str, str], ...] = (), last_id: str | None = None
+    ) -> None:
+        self._path = path
+        self._query = query
         self._messages = Messages()
-        self._last_id: str | None = None
-        self._last: Task | None = None
+        self._last_id = last_id
         self._open = False
         self._failures = 0
 
     @property
     def ended(self) -> bool:
-        return self._last is not None and self._last.ended
+        """Whether there is nothing more to come."""
+        raise NotImplementedError
+
+    def _events(self, message: Message) -> Iterator[T]:
+        raise NotImplementedError
 
     def request(self) -> Request:
         self._messages, self._open = Messages(), False
         headers = {"accept": EVENT_STREAM}
         if self._last_id is not None:
             headers["last-event-id"] = self._last_id
-        return Request("GET", task_path(self._task_id, "events"), headers=headers, silence=SILENCE_SECONDS)
+        return Request("GET", self._path, self._query, headers=headers, silence=SILENCE_SECONDS)
 
     def opens(self, status: int, headers: Mapping[str, str]) -> bool:
         self._open = status == 200 and media_type(headers.get("content-type", "")) == EVENT_STREAM
@@ -131,18 +164,13 @@ class EventStream:
             raise error
         return Pause(max(self.broken(error).seconds, error.retry_after or 0))
 
-    def feed(self, chunk: bytes) -> Iterator[Event]:
-        """The events that are whole by now. What a stream repeats after it broke is passed over."""
+    def feed(self, chunk: bytes) -> Iterator[T]:
+        """The events that are whole by now."""
         self._failures = 0
         for message in self._messages.feed(chunk):
             self._last_id = message.id if message.id is not None else self._last_id
-            if message.event == "log":
-                yield LogEvent(decode(message.data, _LogData).text)
-            elif message.event == "status":
-                task = decode(message.data, Task)
-                if task != self._last:
-                    self._last = task
-                    yield StatusEvent(task)
+            yield from self._events(message)
+        self._last_id = self._last_id if self._messages.place is None else self._messages.place
 
     def broken(self, error: ClientError, *, silent: bool = False) -> Pause:
         """How long to wait before the stream is asked for again. Raises `error` if it broke too often.
@@ -155,3 +183,42 @@ class EventStream:
             raise error
         self._failures += 1
         return Pause(AGAIN_PAUSES[self._failures - 1])
+
+
+class EventStream(Resumed[Event]):
+    """A task's events. What a stream repeats after it broke is passed over."""
+
+    def __init__(self, task_id: str) -> None:
+        super().__init__(task_path(task_id, "events"))
+        self._last: Task | None = None
+
+    @property
+    def ended(self) -> bool:
+        return self._last is not None and self._last.ended
+
+    def _events(self, message: Message) -> Iterator[Event]:
+        if message.event == "log":
+            yield LogEvent(decode(message.data, _LogData).text)
+        elif message.event == "status":
+            task = decode(message.data, Task)
+            if task != self._last:
+                self._last = task
+                yield StatusEvent(task)
+
+
+class ChangeStream(Resumed[Change]):
+    """The changes of all tasks that the filters let through; without an end."""
+
+    ended = False
+
+    def __init__(
+        self, task_type: str | None, status: str | None, tag: str | None, last_event_id: str | None
+    ) -> None:
+        query = given(taskType=task_type, status=status, tag=tag)
+        super().__init__("/events", params(query), last_event_id)
+
+    def _events(self, message: Message) -> Iterator[Change]:
+        if message.event == "status":
+            yield ChangeEvent(decode(message.data, TaskChange), message.id or "")
+        elif message.event == "reset":
+            yield ResetEvent(message.id or "")

@@ -90,6 +90,19 @@ class Task(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
         return self.status is Status.COMPLETED
 
 
+class TaskChange(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """What a task has become, as `Client.stream` tells it; `Client.get` has the rest."""
+
+    task_id: str
+    task_type: str
+    status: Status
+    at: datetime
+    """When it was told, a moment after it happened."""
+    tags: tuple[str, ...] = ()
+    attempt: int | None = None
+    error_type: str | None = None
+
+
 class FunctionInfo(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     """A function that tasks can name as their `task_type`."""
 

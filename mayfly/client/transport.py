@@ -61,4 +61,4 @@ def unreachable(url: httpx.URL, error: httpx.RequestError) -> Unreachable:
 
 def cut_short(url: httpx.URL) -> Unreachable:
     """For a stream that ended before what it is about."""
-    return Unreachable(str(url), "the stream of events ended before the task did")
+    return Unreachable(str(url), "the stream of events broke off")

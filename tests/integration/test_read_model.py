@@ -557,6 +557,9 @@ async def test_every_method_says_that_redis_is_away(settings: Settings) -> None:
         model.beat("one", {}, 1),
         model.leave("one"),
         model.dispatchers(),
+        model.events_place("default"),
+        model.events("default", "1-0", 1),
+        model.trim_events(1),
         anext(aiter(model.changes())),
     ]
     for call in calls:

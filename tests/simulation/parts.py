@@ -128,7 +128,9 @@ class Redis:
             await asyncio.sleep(0.5)
             raise ReadModelUnavailable("away")
 
-    async def project(self, commands: Iterable[QueuedTask], changes: Iterable[Change]) -> None:
+    async def project(
+        self, commands: Iterable[QueuedTask], changes: Iterable[Change], *, quiet: bool = False
+    ) -> None:
         await self._answer()
         for task in commands:
             fields = self.tasks.setdefault(task.task_id, {})

@@ -54,6 +54,14 @@ class Chunk(NamedTuple):
 Chunks = list[Chunk]
 
 
+class Told(NamedTuple):
+    id: str
+    fields: dict[str, str]
+
+
+Entries = list[Told]
+
+
 @dataclass
 class Commands:
     """One log for all lanes: the offset is the place in it."""
@@ -118,6 +126,9 @@ class ReadModel:
     cancels: list[str] = field(default_factory=list)
     uses: list[dict[str, int]] = field(default_factory=list)
     told: "asyncio.Queue[tuple[str, str] | None]" = field(default_factory=asyncio.Queue)
+    streams: dict[str, list[Told]] = field(default_factory=lambda: defaultdict(list))
+    """Each tenant's changes; the id is counted over all of them."""
+    tellings: int = 0
     marks: dict[str, int] = field(default_factory=dict)
     gate: Callable[[], Awaitable[None]] = field(default_factory=lambda: _nothing)
 
@@ -210,6 +221,26 @@ class ReadModel:
     async def log_chunks(self, task_id: str, after: str, count: int) -> Chunks:
         self._answer()
         return [one for one in self.chunks[task_id] if not after or one.id > after][:count]
+
+    def tell(self, tenant: str = "default", **fields: str) -> str:
+        """A change, or what else stands in a tenant's stream; its id."""
+        self.tellings += 1
+        place = f"{NOW}-{self.tellings}"
+        self.streams[tenant].append(Told(place, fields))
+        self.told.put_nowait((fields.get("taskId", "-"), fields.get("status", "")))
+        return place
+
+    async def events_place(self, tenant: str) -> str:
+        await self._look_up()
+        return self.streams[tenant][-1].id if self.streams[tenant] else self.tell(tenant, begin="1")
+
+    async def events(self, tenant: str, after: str, count: int) -> Entries | None:
+        self._answer()
+        ids = [one.id for one in self.streams[tenant]]
+        if after not in ids:
+            return None
+        at = ids.index(after) + 1
+        return self.streams[tenant][at : at + count]
 
     async def dispatchers(self) -> Heartbeats:
         self._answer()

@@ -4,12 +4,23 @@ from typing import Any
 import pytest
 from scripted import TASK_ID, ScriptedGateway
 
-from mayfly.client import ApiError, AsyncClient, Client, LogEvent, StatusEvent, UnexpectedAnswer, Unreachable
+from mayfly.client import (
+    ApiError,
+    AsyncClient,
+    ChangeEvent,
+    Client,
+    LogEvent,
+    ResetEvent,
+    StatusEvent,
+    UnexpectedAnswer,
+    Unreachable,
+)
 from mayfly.client import events as client_events
-from mayfly.client.events import EventStream, Messages
+from mayfly.client.events import ChangeStream, EventStream, Messages
 from mayfly.client.wire import Pause
 
 EVENTS = f"GET /tasks/{TASK_ID}/events"
+CHANGES = "GET /events"
 HEADERS = {"content-type": "text/event-stream; charset=utf-8"}
 
 
@@ -121,6 +132,61 @@ async def test_the_async_client_says_why_there_is_no_stream(
     gateway.refuse(EVENTS, 404, "unknown_task", "no such task")
     with pytest.raises(ApiError, match="no such task"):
         _ = [event async for event in async_client.events(TASK_ID)]
+
+
+# --- the changes of all tasks
+
+
+def change(gateway: ScriptedGateway, status: str, **rest: Any) -> tuple[str, Any]:
+    return "status", gateway.task(status, at="2026-11-24T12:00:00.123Z", tags=["a"], **rest)
+
+
+def changes(gateway: ScriptedGateway) -> None:
+    """A stream that ends as a gateway's does that stops, and one that goes on."""
+    gateway.stream(CHANGES, ("subscribed", {}), change(gateway, "QUEUED"), ("unheard-of", {}))
+    gateway.stream(CHANGES, ("subscribed", {}), ("reset", {}), change(gateway, "FAILED", errorType="E"))
+
+
+def test_the_changes_of_all_tasks_come_typed_and_with_their_ids(
+    gateway: ScriptedGateway, client: Client
+) -> None:
+    changes(gateway)
+    stream = client.stream()
+    first, second, third = (next(stream) for _ in range(3))
+    assert isinstance(first, ChangeEvent)
+    assert (first.change.status.value, first.change.task_id, first.id) == ("QUEUED", TASK_ID, "2")
+    assert (first.change.tags, first.change.at.year) == (("a",), 2026)
+    assert second == ResetEvent("2")
+    assert isinstance(third, ChangeEvent)
+    assert third.change.error_type == "E"
+
+
+def test_the_filters_and_the_place_to_go_on_from_are_sent(gateway: ScriptedGateway, client: Client) -> None:
+    changes(gateway)
+    stream = client.stream(task_type="echo", status="FAILED", tag="a", last_event_id="17-3")
+    for _ in range(2):
+        next(stream)
+    first, second = gateway.requests
+    assert first.query == [("taskType", "echo"), ("status", "FAILED"), ("tag", "a")]
+    assert first.headers["last-event-id"] == "17-3"
+    assert second.query == first.query
+    assert second.headers["last-event-id"] == "3", "that of the last event, whether it says anything or not"
+
+
+async def test_the_async_client_has_the_changes_too(
+    gateway: ScriptedGateway, async_client: AsyncClient
+) -> None:
+    changes(gateway)
+    stream = async_client.stream()
+    assert [type(await anext(stream)) for _ in range(3)] == [ChangeEvent, ResetEvent, ChangeEvent]
+
+
+def test_a_heartbeat_moves_the_place_and_half_an_event_does_not() -> None:
+    stream = ChangeStream(None, None, None, None)
+    stream.request()
+    assert stream.opens(200, HEADERS)
+    assert list(stream.feed(b": nothing new\nid: 5-0\n\nevent: status\nid: 6-0\ndata: {")) == []
+    assert stream.request().headers["last-event-id"] == "5-0"
 
 
 def test_a_stream_that_was_open_and_fell_silent_is_no_failure() -> None:

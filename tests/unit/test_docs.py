@@ -9,7 +9,7 @@ import pytest
 import typer.main
 from gateway_world import World
 from pydantic import SecretStr
-from starlette.routing import Route
+from starlette.routing import Route, WebSocketRoute
 
 from gateway.errors import CODES
 from mayfly import view
@@ -127,6 +127,8 @@ def test_every_route_is_documented() -> None:
     routes = [route for route in World().gateway.routes() if isinstance(route, Route)]
     named = {f"{method} {route.path}" for route in routes for method in (route.methods or set()) - {"HEAD"}}
     assert len(named) > 10
+    sockets = [route for route in World().gateway.routes() if isinstance(route, WebSocketRoute)]
+    named |= {f"WebSocket {route.path}" for route in sockets}
     assert {name for name in named if f"`{name}`" not in text} == set()
 
 

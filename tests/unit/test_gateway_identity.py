@@ -4,12 +4,14 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import httpx
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from gateway_world import World, check_problem
+from socket_world import Socket
 
-from gateway.access import Guarded
+from gateway.access import Guarded, GuardedSocket
 from mayfly.identity.keys import ApiKey, Credential, new_credential
 from mayfly.identity.principal import Scope
 from mayfly.identity.users import User, hash_password
@@ -49,6 +51,9 @@ def token(secret: Any = SECRET, algorithm: str | None = "HS256", **claims: Any) 
 
 def guarded() -> Iterator[Any]:
     for route in a_world().gateway.routes():
+        if isinstance(route, GuardedSocket):
+            yield pytest.param("WEBSOCKET", route.path, route.needs, id=f"WEBSOCKET {route.path}")
+            continue
         assert isinstance(route, Guarded), "a route that nobody guards"
         for method in sorted((route.methods or set()) - {"HEAD"}):
             path = (
@@ -82,6 +87,17 @@ REFUSED: dict[str, Callable[[World], dict[str, str]]] = {
 }
 
 
+async def ask(world: World, method: str, path: str, headers: dict[str, str]) -> httpx.Response:
+    """The answer; of a WebSocket what its handshake comes to."""
+    if method == "WEBSOCKET":
+        async with Socket(world, path, headers=headers) as socket:
+            return httpx.Response(101) if socket.answer is None else socket.answer
+    if path == "/events":
+        # A stream without an end, but for that.
+        world.gateway.waiters.close()
+    return await world.http.request(method, path, headers=headers)
+
+
 def bearer(credential: str) -> dict[str, str]:
     return {"authorization": f"Bearer {credential}"}
 
@@ -90,10 +106,20 @@ def bearer(credential: str) -> dict[str, str]:
 @pytest.mark.parametrize("credential", REFUSED)
 async def test_who_is_not_known_is_refused(method: str, path: str, needs: Scope, credential: str) -> None:
     world = a_world()
-    answer = await world.http.request(method, path, headers=REFUSED[credential](world))
+    answer = await ask(world, method, path, REFUSED[credential](world))
     check_problem(answer, 401, "unauthenticated", None)
     assert answer.headers["www-authenticate"].startswith("Bearer")
     assert not world.commands.records
+
+
+@pytest.mark.parametrize("path", [route.values[1] for route in ROUTES if route.values[0] == "WEBSOCKET"])
+@pytest.mark.parametrize("credential", [name for name in REFUSED if name != "another scheme"])
+async def test_who_is_not_known_is_refused_as_a_subprotocol_too(path: Any, credential: str) -> None:
+    world = a_world()
+    given = REFUSED[credential](world).get("authorization", "").removeprefix("Bearer ")
+    async with Socket(world, path, subprotocols=("mayfly", f"bearer.{given}")) as socket:
+        assert socket.answer is not None
+        check_problem(socket.answer, 401, "unauthenticated", None)
 
 
 @pytest.mark.parametrize(("method", "path", "needs"), ROUTES)
@@ -104,7 +130,7 @@ async def test_who_has_another_scope_is_refused(method: str, path: str, needs: S
         token(scope=" ".join(scope for scope in Scope if scope not in (needs, Scope.ADMIN))),
         key(world),
     ):
-        answer = await world.http.request(method, path, headers=bearer(credential))
+        answer = await ask(world, method, path, bearer(credential))
         assert check_problem(answer, 403, "forbidden", None)["scope"] == needs
 
 
@@ -117,7 +143,7 @@ async def test_who_has_the_scope_is_let_in(method: str, path: str, needs: Scope)
         token(scope=needs, tenant="default"),
         str(ADMIN),
     ):
-        answer = await world.http.request(method, path, headers=bearer(credential))
+        answer = await ask(world, method, path, bearer(credential))
         assert answer.status_code not in (401, 403), answer.text
 
 

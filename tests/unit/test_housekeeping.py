@@ -25,6 +25,7 @@ class World:
     ended: dict[str, tuple[int, Old]] = field(default_factory=dict)
     did: list[tuple[str, tuple[str, ...]]] = field(default_factory=list)
     down: bool = False
+    trimmed: int = 0
 
     def end(self, task_id: str, days_ago: float, *, dead_letter: bool = False) -> None:
         at = int(NOW * 1000 - days_ago * DAY_MS)
@@ -35,6 +36,9 @@ class World:
             old for ended, old in self.ended.values() if ended < (dead_before if old.dead_letter else at)
         ]
         return found[:most]
+
+    async def trim_events(self, before: int) -> None:
+        self.trimmed = before
 
     async def remove(self, task_ids: Iterable[str]) -> None:
         ids = tuple(task_ids)
@@ -66,6 +70,11 @@ async def test_what_ended_long_ago_goes_and_what_ended_lately_stays(world: World
     assert await world.house().sweep() == 1
     assert set(world.ended) == {"young"}
     assert await world.house().sweep() == 0
+
+
+async def test_what_was_told_more_than_an_hour_ago_goes(world: World) -> None:
+    await world.house(days=0).sweep()
+    assert world.trimmed == int(NOW - 3600) * 1000
 
 
 async def test_the_bytes_go_before_the_status_that_leads_to_them(world: World) -> None:

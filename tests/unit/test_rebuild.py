@@ -88,7 +88,9 @@ class World:
             if (entry.topic, entry.partition) in places:
                 yield [entry]
 
-    async def project(self, commands: Iterable[QueuedTask], changes: Iterable[Change]) -> None:
+    async def project(
+        self, commands: Iterable[QueuedTask], changes: Iterable[Change], *, quiet: bool = False
+    ) -> None:
         self.commands += commands
         self.changes += changes
 
