@@ -36,6 +36,7 @@ class Connection:
     """Opened when it is used, and opened again after a rest: servers close what nobody uses."""
 
     def __init__(self, url: str) -> None:
+        self.url = url
         address = urlsplit(url)
         self._address = (address.hostname or "", address.port or 80)
         self._socket: socket.socket | None = None

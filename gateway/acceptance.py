@@ -13,6 +13,7 @@ import msgspec
 from gateway.announcing import Announcer
 from gateway.errors import Problem
 from gateway.functions import Functions
+from gateway.limits.load import Load
 from gateway.observation import Metrics
 from gateway.ports import Blobs, Commands, ReadModel
 from gateway.submissions import THREAD_BYTES, Submission
@@ -47,6 +48,7 @@ class Acceptance:
         read_model: ReadModel,
         blobs: Blobs,
         metrics: Metrics,
+        load: Load,
     ) -> None:
         self._settings = settings
         self._functions = functions
@@ -55,6 +57,7 @@ class Acceptance:
         self._announcer = Announcer(read_model)
         self._blobs = blobs
         self._metrics = metrics
+        self._load = load
 
     async def accept(self, submission: Submission) -> Accepted:
         """A task of its own. Raises `Problem`, and `BlobsUnavailable` for a payload that the store gets."""
@@ -95,15 +98,16 @@ class Acceptance:
         self, function: Function, submission: Submission, envelope: Envelope, queue: str, partition: int
     ) -> Accepted:
         lane, task_id = submission.lane, envelope.task_id
-        whole = await self._with_payload(envelope, submission)
-        started = time.perf_counter()
-        reached(FaultPoint.BEFORE_APPEND)
-        try:
-            appended = await self._commands.append(queue, lane, partition, task_id, encode(whole))
-        except LogUnavailable as error:
-            log.warning("a task was not accepted", extra={"task_id": task_id, "reason": str(error)})
-            raise Problem("log_unavailable", _ambiguous(envelope), taskId=task_id) from error
-        reached(FaultPoint.AFTER_APPEND)
+        with self._load.append(envelope.tenant):
+            whole = await self._with_payload(envelope, submission)
+            started = time.perf_counter()
+            reached(FaultPoint.BEFORE_APPEND)
+            try:
+                appended = await self._commands.append(queue, lane, partition, task_id, encode(whole))
+            except LogUnavailable as error:
+                log.warning("a task was not accepted", extra={"task_id": task_id, "reason": str(error)})
+                raise Problem("log_unavailable", _ambiguous(envelope), taskId=task_id) from error
+            reached(FaultPoint.AFTER_APPEND)
         self._metrics.produce_seconds.observe(time.perf_counter() - started)
         self._metrics.accepted(function.name)
         queued = view.queued(

@@ -8,6 +8,7 @@ Where nobody is asked (`MAYFLY_AUTH` is off, which is for loopback alone), every
 
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
 from typing import Any, Final
 
 from starlette.requests import HTTPConnection, Request
@@ -17,6 +18,7 @@ from starlette.types import Scope as Asgi
 from starlette.websockets import WebSocket
 
 from gateway.errors import Problem
+from gateway.limits.limits import Limits
 from gateway.ports import Book
 from gateway.times import now
 from mayfly.identity import keys
@@ -61,7 +63,7 @@ class Access:
         self.used: dict[str, int] = {}
         """When each key was used last here, milliseconds since 1970."""
 
-    def admit(self, scope: Asgi, needs: Scope) -> None:
+    def admit(self, scope: Asgi, needs: Scope) -> Principal:
         """Notes who asks. Raises `Problem` unless that is known, and may do what needs that scope."""
         principal = scope[_PRINCIPAL] = self._principal(scope) if self.required else ANYONE
         if not principal.may(needs):
@@ -71,6 +73,7 @@ class Access:
                 f"This needs the scope {needs.value}; the credential has {has}.",
                 scope=needs.value,
             )
+        return principal
 
     def _principal(self, scope: Asgi) -> Principal:
         given = [value for name, value in scope["headers"] if name == _AUTHORIZATION]
@@ -122,15 +125,33 @@ class Guarded(Route):
     """A route that says what it needs: None is open to everybody."""
 
     def __init__(
-        self, path: str, endpoint: Handler, method: str, needs: Scope | None, access: Access, **options: Any
+        self,
+        path: str,
+        endpoint: Handler,
+        method: str,
+        needs: Scope | None,
+        access: Access,
+        limits: Limits,
+        **options: Any,
     ) -> None:
         self.needs = needs
+        submits = needs is Scope.SUBMIT and method == "POST"
 
         async def guarded(request: Request) -> Response:
-            with _refusals_noted(request, access):
-                if needs is not None:
-                    _admit(request, access, needs)
+            if needs is None:
                 return await endpoint(request)
+            with _refusals_noted(request, access):
+                principal = _admit(request, access, needs)
+                admission = limits.admit(request.scope, principal, submits=submits)
+                if admission is None:
+                    return await endpoint(request)
+                accepted = False
+                try:
+                    answer = await endpoint(request)
+                    accepted = answer.status_code < HTTPStatus.MULTIPLE_CHOICES
+                finally:
+                    admission.close(accepted=accepted)
+                return answer
 
         super().__init__(path, guarded, methods=[method], name=path, **options)
 
@@ -138,12 +159,14 @@ class Guarded(Route):
 class GuardedSocket(WebSocketRoute):
     """The same for a WebSocket. Who is refused gets the problem in place of the handshake's answer."""
 
-    def __init__(self, path: str, endpoint: SocketHandler, needs: Scope, access: Access) -> None:
+    def __init__(
+        self, path: str, endpoint: SocketHandler, needs: Scope, access: Access, limits: Limits
+    ) -> None:
         self.needs = needs
 
         async def guarded(socket: WebSocket) -> None:
             with _refusals_noted(socket, access):
-                _admit(socket, access, needs)
+                limits.admit(socket.scope, _admit(socket, access, needs), submits=False)
                 await endpoint(socket)
 
         super().__init__(path, guarded, name=path)
@@ -159,9 +182,10 @@ def _refusals_noted(connection: HTTPConnection, access: Access) -> Iterator[None
         raise
 
 
-def _admit(connection: HTTPConnection, access: Access, needs: Scope) -> None:
-    access.admit(connection.scope, needs)
+def _admit(connection: HTTPConnection, access: Access, needs: Scope) -> Principal:
+    principal = access.admit(connection.scope, needs)
     connection.scope[_ADMITTED] = access, needs
+    return principal
 
 
 def _offered(scope: Asgi) -> list[bytes]:

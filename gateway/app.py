@@ -29,6 +29,7 @@ from gateway.health import Check, Health
 from gateway.jwks import Jwks
 from gateway.keys import Keys
 from gateway.letters import Letters
+from gateway.limits.limits import Counts, Limits
 from gateway.login import Login
 from gateway.logs import Logs
 from gateway.observation import Metrics, Observer
@@ -41,12 +42,13 @@ from gateway.security import Guard
 from gateway.sockets import Sockets, elsewhere
 from gateway.streams import Streams
 from gateway.tasks import Tasks
+from gateway.tenants import Tenants
 from gateway.users import Users
 from gateway.uses import Uses
 from gateway.waiting import Waiters
 from gateway.webhooks import Webhooks
 from gateway.workers import Workers
-from mayfly.adapters import kafka, kafka_catalog, kafka_control, redis, s3
+from mayfly.adapters import kafka, kafka_catalog, kafka_control, redis, redis_limits, s3
 from mayfly.adapters.kafka_commands import CommandReader
 from mayfly.adapters.kafka_trail import TrailTopic
 from mayfly.adapters.kms import vault_of
@@ -66,7 +68,7 @@ RETRY_SECONDS: Final = 1.0
 @dataclass(frozen=True)
 class Parts:
     """What the handlers work on. `catalog_is_read` says whether the catalog has been read to its end, and
-    `control_is_read` the same of the keys and users."""
+    `control_is_read` the same of the keys and users. Without `counts` limits hold for this gateway alone."""
 
     commands: Commands
     read_model: ReadModel
@@ -77,6 +79,7 @@ class Parts:
     control: Control
     control_is_read: Callable[[], bool]
     audit: AuditTopic
+    counts: Counts | None = None
 
 
 class Gateway:
@@ -87,25 +90,36 @@ class Gateway:
         self._parts = parts
         self._metrics = Metrics()
         tokens = _tokens(settings)
+        admin_key = _admin_key(settings)
         self.access = Access(
             required=settings.auth,
             book=parts.control.book,
             is_read=parts.control_is_read,
             tokens=tokens,
-            admin_key=_admin_key(settings),
+            admin_key=admin_key,
             on_refused=audit.refused,
+        )
+        self.limits = Limits(
+            settings, parts.control.book, parts.counts, exempt=admin_key.id if admin_key else None
         )
         self._uses = Uses(self.access.used, parts.read_model)
         self._keys = Keys(parts.control, self._uses)
         self._users = Users(parts.control, parts.control_is_read)
         self._audit = AuditLog(parts.audit)
         self._secrets = Secrets(parts.control, vault_of(settings))
+        self._tenants = Tenants(parts.control, self.limits.defaults)
         self._login = Login(parts.control.book, tokens, seconds=settings.login_seconds)
         self._functions = Functions(parts.catalog, parts.catalog_is_read)
         self._workers = Workers(parts.read_model)
         self._rebuilds = Rebuilds(parts.completeness)
         acceptance = Acceptance(
-            settings, self._functions, parts.commands, parts.read_model, parts.blobs, self._metrics
+            settings,
+            self._functions,
+            parts.commands,
+            parts.read_model,
+            parts.blobs,
+            self._metrics,
+            self.limits.load,
         )
         originals = Originals(parts.commands, parts.blobs)
         self._webhooks = Webhooks(parts.control, parts.control_is_read, Policy.of(settings))
@@ -170,6 +184,8 @@ class Gateway:
             ("POST", "/secrets/rotate", operator(self._secrets.rotate), admin),
             ("GET", "/audit", self._audit.list, admin),
             ("PUT", "/webhooks/secret", self._webhooks.renew, admin),
+            ("GET", "/tenants", operator(self._tenants.list), admin),
+            ("PUT", "/tenants/{tenant}", operator(self._tenants.put), admin),
             ("POST", "/login", self._login.post, None),
             ("GET", "/healthz", self._health.alive, None),
             ("GET", "/readyz", self._health.ready, None),
@@ -179,8 +195,11 @@ class Gateway:
         openapi = OpenApi(self._functions, {(method, path): needs for method, path, _, needs in table})
         table.append(("GET", "/openapi.json", openapi.get, None))
         return [
-            *(Guarded(path, handler, method, needs, self.access) for method, path, handler, needs in table),
-            GuardedSocket("/events", self._sockets.serve, read, self.access),
+            *(
+                Guarded(path, handler, method, needs, self.access, self.limits)
+                for method, path, handler, needs in table
+            ),
+            GuardedSocket("/events", self._sockets.serve, read, self.access, self.limits),
         ]
 
     def app(self, start: Callable[[], Coroutine[Any, Any, None]], stop: Check) -> Starlette:
@@ -188,7 +207,7 @@ class Gateway:
 
         @asynccontextmanager
         async def lifespan(_app: Starlette) -> AsyncIterator[None]:
-            work = (start(), self.waiters.follow(), self._uses.run())
+            work = (start(), self.waiters.follow(), self._uses.run(), self.limits.follow())
             running = [_in_background(one) for one in work]
             try:
                 yield
@@ -318,6 +337,7 @@ class Startup:
         self._blobs = s3.Blobs(settings)
         self._control = kafka_control.Control(settings, self._log)
         self._trail = TrailTopic(settings, self._log)
+        self._counts = redis_limits.Counts(settings)
         self._catalog_read = self._control_read = False
 
     def _queues(self) -> set[str]:
@@ -334,6 +354,7 @@ class Startup:
             control=self._control,
             control_is_read=lambda: self._control_read,
             audit=self._trail,
+            counts=self._counts,
         )
 
     async def run(self) -> None:
@@ -357,6 +378,7 @@ class Startup:
         await self._trail.close()
         await self._reader.close()
         await self._log.close()
+        await self._counts.close()
         await self._read_model.close()
 
 

@@ -8,6 +8,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import Receive
 
 from gateway.errors import Problem
+from gateway.limits.limits import Admission, admission_of
 
 BODY_SECONDS: Final = 30.0
 """The whole body arrives within this, or is refused: a slow sender holds memory and a connection."""
@@ -58,12 +59,12 @@ async def read_body(request: Request, limit: int, *, seconds: float = BODY_SECON
         raise _too_large(limit)
     try:
         async with asyncio.timeout(seconds):
-            return await _collect(request.receive, limit)
+            return await _collect(request.receive, limit, admission_of(request))
     except TimeoutError as error:
         raise Problem("body_too_slow", f"The body did not arrive within {seconds:g} s.") from error
 
 
-async def _collect(receive: Receive, limit: int) -> bytes:
+async def _collect(receive: Receive, limit: int, admission: Admission | None) -> bytes:
     chunks: list[bytes] = []
     size = 0
     while True:
@@ -74,6 +75,8 @@ async def _collect(receive: Receive, limit: int) -> bytes:
         size += len(chunk)
         if size > limit:
             raise _too_large(limit)
+        if admission is not None:
+            admission.came(len(chunk))
         chunks.append(chunk)
         if not message.get("more_body", False):
             return chunks[0] if len(chunks) == 1 else b"".join(chunks)

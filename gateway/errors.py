@@ -41,6 +41,7 @@ CODES: Final[dict[str, Kind]] = {
     "too_many_requests": Kind(429, "There were too many requests"),
     "not_found": Kind(404, "There is nothing at this path"),
     "method_not_allowed": Kind(405, "This path does not take this method"),
+    "head_too_large": Kind(431, "The request's head is too large"),
     "invalid_request": Kind(400, "The request is malformed"),
     "invalid_parameter": Kind(400, "A query parameter is wrong"),
     "invalid_header": Kind(400, "A header is wrong"),
@@ -56,9 +57,9 @@ CODES: Final[dict[str, Kind]] = {
     "invalid_task": Kind(422, "The body is not a task"),
     "unknown_task_type": Kind(422, "There is no function of this name"),
     "unknown_queue": Kind(422, "There is no queue of this name"),
-    "invalid_callback", "Tasks are not posted to this callback", "no_webhook_secret",
-    "The tenant has no secret to sign webhooks with", "invalid_message",
-    "A message over the WebSocket is not understood",
+    "invalid_callback": Kind(422, "Tasks are not posted to this callback"),
+    "no_webhook_secret": Kind(409, "The tenant has no secret to sign webhooks with"),
+    "invalid_message": Kind(400, "A message over the WebSocket is not understood"),
     "invalid_body": Kind(422, "The body is not what this path takes"),
     "idempotency_conflict": Kind(409, "The Idempotency-Key came with another request before"),
     "invalid_payload": Kind(422, "The payload is not what the function takes"),
@@ -84,6 +85,7 @@ CODES: Final[dict[str, Kind]] = {
     # --- our side
     "internal_error": Kind(500, "Internal error"),
     "broken_function": Kind(500, "The function's schema cannot be applied"),
+    "overloaded": Kind(503, "The gateway has as much to do as it can take"),
     "log_unavailable": Kind(503, "The log does not answer"),
     "read_model_unavailable": Kind(503, "The read model does not answer or is being rebuilt"),
     "blobs_unavailable": Kind(503, "The store does not answer"),
@@ -144,7 +146,11 @@ class Problem(Exception):
         return Response(json_bytes(body | self.members), status, headers, PROBLEM_JSON)
 
 
-_BODY_UNREAD: Final = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.REQUEST_ENTITY_TOO_LARGE}
+_BODY_UNREAD: Final = {
+    HTTPStatus.REQUEST_TIMEOUT,
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+}
 
 
 async def on_problem(_request: Request, error: Exception) -> Response:

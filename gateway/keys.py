@@ -10,6 +10,7 @@ from gateway import audit
 from gateway.access import principal_of
 from gateway.errors import Problem
 from gateway.models import KeyRequest
+from gateway.models_limits import allowance_of, allowance_view
 from gateway.parameters import parameters
 from gateway.ports import Control
 from gateway.reruns import json_body
@@ -38,6 +39,8 @@ class Keys:
             scopes = scopes_of(wanted.scopes)
         except ValueError as error:
             raise Problem("invalid_body", f"scopes: {error}.", field="scopes") from None
+        if wanted.allowance is not None and not by.is_operator:
+            raise Problem("forbidden", "Only admins of the default tenant say what a key may ask for.")
         credential = new_credential()
         key = ApiKey(
             id=credential.id,
@@ -48,6 +51,7 @@ class Keys:
             name=wanted.name or "",
             created_by=by.subject,
             expires_at=milliseconds(wanted.expires_at) if wanted.expires_at else None,
+            allowance=allowance_of(wanted.allowance),
         )
         await audit.record(request, "key.create", key.id, tenant=key.tenant)
         await self._control.put("key", key.id, key)
@@ -96,6 +100,8 @@ def key_view(key: ApiKey, used_at: int | None = None) -> dict[str, Any]:
         "createdAt": timestamp(key.created_at),
         "createdBy": key.created_by,
     }
+    if allowance := allowance_view(key.allowance):
+        view["allowance"] = allowance
     if key.expires_at is not None:
         view["expiresAt"] = timestamp(key.expires_at)
     if key.revoked_at is not None:

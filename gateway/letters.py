@@ -12,6 +12,7 @@ from gateway import audit
 from gateway.acceptance import Acceptance
 from gateway.access import principal_of
 from gateway.errors import UNAVAILABLE, Problem
+from gateway.limits.limits import claim_tasks
 from gateway.models import FailureName, LetterSelection
 from gateway.parameters import page_limit, parameters
 from gateway.ports import Commands, ReadModel
@@ -29,6 +30,8 @@ MOST: Final = 1000
 SECONDS: Final = 20.0
 """After which a call takes on no further one: an answer that comes late may find nobody."""
 Ids = list[str]
+_LATER: Final = (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS)
+"""What the next letter would meet as well."""
 _ERROR_TYPES: Final[tuple[str, ...]] = get_args(FailureName)
 
 
@@ -77,7 +80,7 @@ class Letters:
 
     async def redrive(self, request: Request) -> Response:
         """A new task for each, on today's function; then its letter is purged."""
-        batch = await self._each(request, "dead-letter.redrive", self._redrive)
+        batch = await self._each(request, "dead-letter.redrive", self._redrive, brings=True)
         redriven = [{"taskId": task_id, "newTaskId": new_id} for task_id, new_id in batch.done]
         return json_response({"redriven": redriven, "failed": batch.failed, "remaining": batch.remaining})
 
@@ -117,8 +120,15 @@ class Letters:
         await self._commands.purge(task_id)
         await self._read_model.forget_dead_letter(task_id)
 
-    async def _each(self, request: Request, action: str, do: Callable[[str, str], Awaitable[str]]) -> Batch:
-        """Raises `Problem`, and where nothing was done yet, what broke."""
+    async def _each(
+        self,
+        request: Request,
+        action: str,
+        do: Callable[[str, str], Awaitable[str]],
+        *,
+        brings: bool = False,
+    ) -> Batch:
+        """`brings`: each is a task more. Raises `Problem`, and where nothing was done yet, what broke."""
         parameters(request)
         tenant = principal_of(request).tenant
         chosen = await self._chosen(_selection(await json_body(request)), tenant)
@@ -131,12 +141,14 @@ class Letters:
             if time.monotonic() > until:
                 break
             try:
+                if brings:
+                    claim_tasks(request, len(done) + 1)
                 done.append((task_id, await do(task_id, tenant)))
             except Problem as problem:
-                if problem.status == HTTPStatus.SERVICE_UNAVAILABLE and not (done or failed):
+                if problem.status in _LATER and not (done or failed):
                     raise
                 failed.append({"taskId": task_id, "code": problem.code, "detail": problem.detail})
-                if problem.status == HTTPStatus.SERVICE_UNAVAILABLE:
+                if problem.status in _LATER:
                     break
             except (LogUnavailable, ReadModelUnavailable, BlobsUnavailable) as error:
                 if not (done or failed):

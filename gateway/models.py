@@ -10,6 +10,7 @@ from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticCustomError
 
 from gateway import times
+from gateway.models_limits import Allowance
 from mayfly.task import MAX_ATTEMPTS, MAX_DELAY_SECONDS, MAX_TIMEOUT_SECONDS
 
 _NO_CONTROLS = "^[^\\u0000-\\u001f\\u007f]+$"
@@ -281,6 +282,10 @@ class KeyRequest(_Model):
     tenant: str | None = Field(
         None, description="Whose it is: for admins of the default tenant only, who else makes only its own."
     )
+    allowance: Allowance | None = Field(
+        None,
+        description="What it may ask for, in place of what its tenant may: for admins of the default one.",
+    )
 
 
 class Key(_Model):
@@ -297,6 +302,7 @@ class Key(_Model):
     last_used_at: Timestamp | None = Field(
         None, description="As far as it is known: to half a minute, and not from before Redis was flushed."
     )
+    allowance: Allowance | None = None
 
 
 class NewKey(Key):

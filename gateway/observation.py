@@ -16,6 +16,8 @@ from gateway.errors import Problem
 
 log = logging.getLogger(__name__)
 
+ANSWER_HEADERS: Final = "mayfly.answer_headers"
+"""In an ASGI scope: headers, as pairs of bytes, that its answer gets whatever it will be."""
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _CLIENT_GONE: Final = 499
 """nginx's code for a client that went before it had its answer; seen in metrics only."""
@@ -98,6 +100,7 @@ class Observer:
             if message["type"] == "http.response.start":
                 code = message["status"]
                 message["headers"].append((b"x-content-type-options", b"nosniff"))
+                message["headers"].extend(scope.get(ANSWER_HEADERS, ()))
                 if (request_id := scope.get(REQUEST_ID)) is not None:
                     message["headers"].append((b"x-request-id", request_id.encode()))
             await send(message)

@@ -12,7 +12,7 @@ from pydantic.json_schema import models_json_schema
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gateway import models, models_audit, models_secrets, models_users, models_webhooks
+from gateway import models, models_audit, models_limits, models_secrets, models_users, models_webhooks
 from gateway.functions import Functions
 from gateway.operations import REF, Json, paths, problems
 from gateway.responses import json_bytes
@@ -44,6 +44,9 @@ _MODELS: Final[list[type[BaseModel]]] = [
     *models_secrets.MODELS,
     *models_audit.MODELS,
     models_webhooks.NewWebhookSecret,
+    models_limits.Allowance,
+    models_limits.Tenant,
+    models_limits.TenantList,
     models.FunctionEntry,
     models.FunctionList,
     models.WorkerList,
@@ -120,7 +123,7 @@ def _guarded(call: Json, scope: Scope | None) -> Json:
     """An operation, with what it asks of who calls."""
     if scope is None:
         return call
-    refused = problems("unauthenticated", "forbidden", "foreign_origin")
+    refused = problems("unauthenticated", "forbidden", "foreign_origin", "too_many_requests")
     return call | {
         "security": [{"bearer": [scope.value]}],
         "responses": dict(sorted((call["responses"] | refused).items())),

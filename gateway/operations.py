@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, Final
 
-from gateway import models, operations_events
+from gateway import models
 from gateway.errors import CODES, PROBLEM_JSON
 from gateway.parameters import MAX_LIMIT, MAX_WAIT_SECONDS
 from gateway.submissions import PARTICULARS
@@ -16,11 +16,25 @@ REF: Final = "#/components/schemas/{model}"
 def paths(requests: dict[str, str]) -> Json:
     """All paths; `requests` are the names of the functions' own request schemas, by function."""
     # Made of the parts below.
-    from gateway import operations_audit, operations_secrets, operations_users, operations_webhooks
+    from gateway import (
+        operations_audit,
+        operations_events,
+        operations_limits,
+        operations_secrets,
+        operations_users,
+        operations_webhooks,
+    )
 
-    own = {**_tasks(requests), **_dead_letters(), **_identity(), **operations_users.paths(), **_rest()}
-    rest = {**operations_events.paths(), **operations_secrets.paths(), **operations_webhooks.paths()}
-    return {**own, **rest, **operations_audit.paths()}
+    own = _tasks(requests) | _dead_letters() | _identity() | _rest()
+    parts = (
+        operations_users,
+        operations_limits,
+        operations_secrets,
+        operations_webhooks,
+        operations_events,
+        operations_audit,
+    )
+    return own | {path: there for part in parts for path, there in part.paths().items()}
 
 
 def _identity() -> Json:
@@ -219,11 +233,18 @@ def _rest() -> Json:
 
 
 _CATALOG: Final = ("catalog_unavailable",)
-_EVERYWHERE: Final = ("invalid_parameter", "foreign_origin", "invalid_host", "internal_error")
+_EVERYWHERE: Final = (
+    "invalid_parameter",
+    "head_too_large",
+    "foreign_origin",
+    "invalid_host",
+    "internal_error",
+)
 _ACCEPTING: Final = (
     "unknown_task_type",
     "unknown_queue",
     "invalid_payload",
+    "overloaded",
     "broken_function",
     "log_unavailable",
     "blobs_unavailable",

@@ -11,6 +11,7 @@ from starlette.responses import Response
 from gateway.acceptance import Acceptance
 from gateway.bodies import media_type, read_body
 from gateway.errors import Problem
+from gateway.limits.limits import admission_of
 from gateway.models import RerunRequest
 from gateway.parameters import parameters
 from gateway.ports import Blobs, Commands, ReadModel
@@ -112,6 +113,9 @@ class Reruns:
         parameters(request)
         wanted = checked(RerunRequest, await json_body(request), "invalid_body")
         record = await own(request, self._read_model)
+        if (admission := admission_of(request)) is not None:
+            # Its payload comes into memory although nobody sends it.
+            admission.hold(int(record.get("payloadBytes", 0)))
         submission = await self._originals.submission(record, latest=wanted.latest)
         return accepted_response(await self._acceptance.accept(submission), rerun_of=record["taskId"])
 

@@ -14,6 +14,7 @@ from uvicorn._types import ASGISendEvent
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from gateway.app import Gateway, Startup
+from gateway.connections import Watch, keep_alive, most_connections
 from gateway.security import require_loopback
 from mayfly import collector, telemetry
 from mayfly.errors import SettingsError
@@ -62,6 +63,7 @@ async def serve(settings: Settings) -> None:
     if not settings.auth:
         require_loopback(settings.host)
     listener = _listen(settings.host, settings.port)
+    watch = Watch(most_connections(settings.max_connections))
     failures: list[SettingsError] = []
 
     def stop() -> None:
@@ -78,7 +80,8 @@ async def serve(settings: Settings) -> None:
     server = Server(
         uvicorn.Config(
             gateway.app(startup.run, startup.stop),
-            http="httptools",
+            # A class, says uvicorn; it only ever calls it.
+            http=watch.protocol,  # type: ignore[arg-type]
             ws=Socket,
             ws_max_size=MESSAGE_BYTES,
             # Small messages, and a window for each connection that may be silent for hours.
@@ -97,7 +100,11 @@ async def serve(settings: Settings) -> None:
         loop.add_signal_handler(number, stop)
     collector.spare()
     _tell_address(settings, listener)
-    await server.serve(sockets=[listener])
+    sweeping = loop.create_task(watch.sweep())
+    try:
+        await server.serve(sockets=[listener])
+    finally:
+        sweeping.cancel()
     if failures:
         raise failures[0]
 
@@ -106,6 +113,7 @@ def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    keep_alive(listener)
     try:
         listener.bind((host, port))
         # Before anybody is told the address: who comes early waits instead of being refused.

@@ -55,6 +55,21 @@ class Settings(BaseSettings):
     """Keys of before, with commas between: they open what `mayfly secrets rotate` has not come to yet."""
     secrets_kms_key: str | None = None
     """A key of AWS KMS that encrypts in its place: id, ARN or alias."""
+    # --- what a caller may ask for, unless its key or its tenant has another allowance; unset: as it likes
+    limit_requests_per_second: float | None = Field(None, gt=0)
+    """On average; 5 s' worth may come at once."""
+    limit_waiting_tasks: int | None = Field(None, ge=0)
+    """Tasks of a tenant that are QUEUED, SCHEDULED or RETRYING."""
+    limit_running_tasks: int | None = Field(None, ge=0)
+    """Tasks of a tenant that are IN_PROGRESS while it posts another."""
+    limit_payload_bytes_per_day: int | None = Field(None, ge=0)
+    """Of the bodies that bring tasks, in a day, UTC."""
+    max_waiting_tasks: int = Field(1_000_000, ge=0)
+    """Tasks of everybody that may wait: beyond it a POST is a 503. 0: as many as come."""
+    max_in_flight: int = Field(1000, ge=1)
+    """Tasks that one gateway has on their way to the log at once: beyond it a POST is a 503."""
+    max_connections: int = Field(4096, ge=1)
+    """Connections that one gateway has at once: beyond it whoever has asked for nothing the longest goes."""
 
     # --- the log
     kafka: str = "127.0.0.1:9092"

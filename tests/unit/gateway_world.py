@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import httpx
 import msgspec
+from counts_world import Counts, Shared
 
 from gateway.app import Gateway, Parts
 from gateway.completeness import Completeness
@@ -369,7 +370,9 @@ class Control:
 class World:
     """The parts, the gateway over them, and a client that sends what it is told to."""
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, shared: Shared | None = None, **settings: Any) -> None:
+        self.shared = shared or Shared()
+        self.counts = Counts(self.shared, id(self))
         self.commands = Commands()
         self.read_model = ReadModel()
         self.blobs = Blobs()
@@ -403,6 +406,7 @@ class World:
             self.control,
             lambda: self.control.read,
             self.audit,
+            self.counts,
         )
         self.gateway = Gateway(Settings(**settings), parts)
         self.app = self.gateway.app(_nothing, _nothing)
