@@ -17,6 +17,7 @@ from gateway.limits.load import Load
 from gateway.observation import Metrics
 from gateway.ports import Blobs, Commands, ReadModel
 from gateway.submissions import THREAD_BYTES, Submission
+from gateway.webhooks import Webhooks
 from mayfly import view
 from mayfly.errors import LogUnavailable
 from mayfly.faultpoints import FaultPoint, reached
@@ -44,6 +45,7 @@ class Acceptance:
         self,
         settings: Settings,
         functions: Functions,
+        webhooks: Webhooks,
         commands: Commands,
         read_model: ReadModel,
         blobs: Blobs,
@@ -52,6 +54,7 @@ class Acceptance:
     ) -> None:
         self._settings = settings
         self._functions = functions
+        self._webhooks = webhooks
         self._commands = commands
         self._read_model = read_model
         self._announcer = Announcer(read_model)
@@ -61,7 +64,7 @@ class Acceptance:
 
     async def accept(self, submission: Submission) -> Accepted:
         """A task of its own. Raises `Problem`, and `BlobsUnavailable` for a payload that the store gets."""
-        function = self._functions.accepting(submission)
+        function = self.check(submission)
         envelope = await _envelope(submission, new_task_id())
         partition = partition_of(envelope, function.concurrency, self._settings.partitions)
         queue = submission.queue or function.queue
@@ -79,7 +82,7 @@ class Acceptance:
         request_sha256 = request_hash(submission, envelope)
         reservation = await self._read_model.reservation(task_id)
         if reservation is None:
-            function = self._functions.accepting(submission)
+            function = self.check(submission)
             partition = partition_of(envelope, function.concurrency, self._settings.partitions)
             wanted = Reservation(request_sha256, partition, submission.queue or function.queue)
             reservation = await self._read_model.reserve(task_id, wanted)
@@ -89,10 +92,15 @@ class Acceptance:
         if (record := await self._read_model.get(task_id)) is not None:
             return Accepted(task_id, record["status"], replayed=True)
         # Reserved and not known: this is the first append, or nobody can tell whether that took place.
-        function = self._functions.accepting(submission)
+        function = self.check(submission)
         keyed = msgspec.structs.replace(envelope, request_sha256=request_sha256)
         queue = reservation.queue or submission.queue or function.queue
         return await self._append(function, submission, keyed, queue, reservation.partition)
+
+    def check(self, submission: Submission) -> Function:
+        """Whose task it is. Raises `Problem` for what it cannot be accepted with."""
+        self._webhooks.check(submission)
+        return self._functions.accepting(submission)
 
     async def _append(
         self, function: Function, submission: Submission, envelope: Envelope, queue: str, partition: int

@@ -9,7 +9,7 @@ Where nobody is asked (`MAYFLY_AUTH` is off, which is for loopback alone), every
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
@@ -65,7 +65,16 @@ class Access:
 
     def admit(self, scope: Asgi, needs: Scope) -> Principal:
         """Notes who asks. Raises `Problem` unless that is known, and may do what needs that scope."""
-        principal = scope[_PRINCIPAL] = self._principal(scope) if self.required else ANYONE
+        scope[_ADMITTED] = self, needs
+        return self.permitted(scope, self._principal(scope) if self.required else ANYONE, needs)
+
+    async def admit_request(self, request: Request, needs: Scope) -> Principal:
+        """The same."""
+        return self.admit(request.scope, needs)
+
+    def permitted(self, scope: Asgi, principal: Principal, needs: Scope) -> Principal:
+        """Notes that it asks. Raises `Problem` unless it may do what needs that scope."""
+        scope[_PRINCIPAL] = principal
         if not principal.may(needs):
             has = ", ".join(sorted(principal.scopes)) or "none"
             raise Problem(
@@ -96,9 +105,16 @@ class Access:
         return self._by_user(principal) if principal.subject.startswith(_USER) else principal
 
     def _by_key(self, credential: Credential) -> Principal:
+        key = self.find(credential.id)
+        return self.holder(key if credential.fits(key) else None)
+
+    def find(self, key_id: str) -> ApiKey | None:
         own = self._admin_key
-        key = own if own is not None and own.id == credential.id else self._book.keys.get(credential.id)
-        if not credential.fits(key) or key is None:
+        return own if own is not None and own.id == key_id else self._book.keys.get(key_id)
+
+    def holder(self, key: ApiKey | None) -> Principal:
+        """Who has that key; None is one that is not known. Raises `Problem`, also for a key that is over."""
+        if key is None:
             if not self._is_read():
                 raise Problem("catalog_unavailable", "The keys are still being read; try again in a moment.")
             raise unauthenticated("The key is not known.")
@@ -121,6 +137,15 @@ class Access:
         return principal
 
 
+class Admission(Protocol):
+    """How a route finds out who asks."""
+
+    on_refused: Callable[[HTTPConnection, str], None]
+
+    async def admit_request(self, request: Request, needs: Scope) -> Principal:
+        """Raises `Problem` unless who asks is known, and may do what needs that scope."""
+
+
 class Guarded(Route):
     """A route that says what it needs: None is open to everybody."""
 
@@ -130,7 +155,7 @@ class Guarded(Route):
         endpoint: Handler,
         method: str,
         needs: Scope | None,
-        access: Access,
+        access: Admission,
         limits: Limits,
         **options: Any,
     ) -> None:
@@ -141,7 +166,7 @@ class Guarded(Route):
             if needs is None:
                 return await endpoint(request)
             with _refusals_noted(request, access):
-                principal = _admit(request, access, needs)
+                principal = await access.admit_request(request, needs)
                 admission = limits.admit(request.scope, principal, submits=submits)
                 if admission is None:
                     return await endpoint(request)
@@ -166,26 +191,20 @@ class GuardedSocket(WebSocketRoute):
 
         async def guarded(socket: WebSocket) -> None:
             with _refusals_noted(socket, access):
-                limits.admit(socket.scope, _admit(socket, access, needs), submits=False)
+                limits.admit(socket.scope, access.admit(socket.scope, needs), submits=False)
                 await endpoint(socket)
 
         super().__init__(path, guarded, name=path)
 
 
 @contextmanager
-def _refusals_noted(connection: HTTPConnection, access: Access) -> Iterator[None]:
+def _refusals_noted(connection: HTTPConnection, access: Admission) -> Iterator[None]:
     try:
         yield
     except Problem as problem:
         if problem.code in _REFUSALS:
             access.on_refused(connection, problem.detail)
         raise
-
-
-def _admit(connection: HTTPConnection, access: Access, needs: Scope) -> Principal:
-    principal = access.admit(connection.scope, needs)
-    connection.scope[_ADMITTED] = access, needs
-    return principal
 
 
 def _offered(scope: Asgi) -> list[bytes]:

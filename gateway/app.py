@@ -16,13 +16,17 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.routing import BaseRoute
 
-from gateway import audit
+from gateway import audit, aws_errors
 from gateway.acceptance import Acceptance
 from gateway.access import Access, Guarded, GuardedSocket, Handler, for_operators
 from gateway.audit import AuditLog, AuditTopic
+from gateway.aws_lambda import PATH as LAMBDA_PATH
+from gateway.aws_lambda import Lambda
+from gateway.batches import Batches
+from gateway.calls import Calls
 from gateway.completeness import Completeness
 from gateway.docs import Docs
-from gateway.errors import UNAVAILABLE, Problem, on_http, on_problem, on_unavailable
+from gateway.errors import UNAVAILABLE, Problem, on_http
 from gateway.feed import Feeds
 from gateway.functions import Functions
 from gateway.health import Check, Health
@@ -39,6 +43,7 @@ from gateway.rebuilds import Rebuilds
 from gateway.reruns import Originals, Reruns
 from gateway.secrets import Secrets
 from gateway.security import Guard
+from gateway.signatures import Signatures
 from gateway.sockets import Sockets, elsewhere
 from gateway.streams import Streams
 from gateway.tasks import Tasks
@@ -112,9 +117,11 @@ class Gateway:
         self._functions = Functions(parts.catalog, parts.catalog_is_read)
         self._workers = Workers(parts.read_model)
         self._rebuilds = Rebuilds(parts.completeness)
+        self._webhooks = Webhooks(parts.control, parts.control_is_read, Policy.of(settings))
         acceptance = Acceptance(
             settings,
             self._functions,
+            self._webhooks,
             parts.commands,
             parts.read_model,
             parts.blobs,
@@ -122,16 +129,10 @@ class Gateway:
             self.limits.load,
         )
         originals = Originals(parts.commands, parts.blobs)
-        self._webhooks = Webhooks(parts.control, parts.control_is_read, Policy.of(settings))
-        self._tasks = Tasks(
-            settings,
-            acceptance,
-            self._webhooks,
-            parts.commands,
-            parts.read_model,
-            parts.blobs,
-            self.waiters,
-        )
+        self._tasks = Tasks(settings, acceptance, parts.commands, parts.read_model, parts.blobs, self.waiters)
+        self._batches = Batches(settings, acceptance, parts.read_model)
+        self._calls = Calls(settings, acceptance, parts.read_model, parts.blobs, self.waiters)
+        self._lambda = Lambda(settings, acceptance, self._calls, parts.blobs)
         self._logs = Logs(parts.read_model, parts.blobs)
         self._streams = Streams(parts.read_model, self.waiters)
         self._feeds = Feeds(parts.read_model, self.waiters)
@@ -154,6 +155,8 @@ class Gateway:
         submit, read, cancel, admin = Scope.SUBMIT, Scope.READ, Scope.CANCEL, Scope.ADMIN
         table: list[tuple[str, str, Handler, Scope | None]] = [
             ("POST", "/tasks", self._tasks.submit, submit),
+            ("POST", "/tasks/batch", self._batches.submit, submit),
+            ("GET", "/batches/{batch_id}", self._batches.get, read),
             ("GET", "/tasks", self._tasks.list, read),
             ("GET", "/tasks/{task_id}", self._tasks.get, read),
             ("GET", "/tasks/{task_id}/result", self._tasks.result, read),
@@ -167,6 +170,8 @@ class Gateway:
             ("POST", "/dead-letters/purge", self._letters.purge, cancel),
             ("GET", "/functions", self._functions.list, read),
             ("GET", "/functions/{name}", self._functions.get, read),
+            ("POST", "/functions/{name}/invoke", self._calls.post, submit),
+            ("POST", LAMBDA_PATH, self._lambda.invoke, submit),
             ("GET", "/workers", operator(self._workers.list), admin),
             ("POST", "/rebuild", operator(self._rebuilds.start), admin),
             ("GET", "/rebuild", operator(self._rebuilds.get), admin),
@@ -194,9 +199,10 @@ class Gateway:
         ]
         openapi = OpenApi(self._functions, {(method, path): needs for method, path, _, needs in table})
         table.append(("GET", "/openapi.json", openapi.get, None))
+        by_path = {LAMBDA_PATH: Signatures(self.access)}
         return [
             *(
-                Guarded(path, handler, method, needs, self.access, self.limits)
+                Guarded(path, handler, method, needs, by_path.get(path, self.access), self.limits)
                 for method, path, handler, needs in table
             ),
             GuardedSocket("/events", self._sockets.serve, read, self.access, self.limits),
@@ -227,9 +233,9 @@ class Gateway:
                 *([] if self.access.required else [Middleware(Guard)]),
             ],
             exception_handlers={
-                Problem: on_problem,
+                Problem: aws_errors.on_problem,
                 HTTPException: on_http,
-                **dict.fromkeys(UNAVAILABLE, on_unavailable),
+                **dict.fromkeys(UNAVAILABLE, aws_errors.on_unavailable),
             },
             lifespan=lifespan,
         )

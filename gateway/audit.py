@@ -14,6 +14,7 @@ from gateway.errors import Problem
 from gateway.parameters import page_limit, parameters
 from gateway.refusals import Refusals
 from gateway.responses import json_response
+from gateway.scope import REQUEST_ID
 from gateway.times import time_parameter
 from mayfly.identity import chain
 from mayfly.identity.chain import Entry, Link, Record
@@ -27,8 +28,6 @@ MOST_LOOKED_AT: Final = 10_000
 """Records that one call looks through for those that are asked for."""
 LONGEST: Final = 256
 """Characters of a target or a reason."""
-REQUEST_ID: Final = "mayfly.request_id"
-"""Where a request's scope has its id: the answer carries it then."""
 _REQUEST_ID: Final = re.compile(r"[\w.:/+=-]{1,100}", re.ASCII)
 _CURSOR: Final = re.compile(r"[0-9]{1,18}")
 

@@ -63,9 +63,11 @@ CODES: Final[dict[str, Kind]] = {
     "invalid_body": Kind(422, "The body is not what this path takes"),
     "idempotency_conflict": Kind(409, "The Idempotency-Key came with another request before"),
     "invalid_payload": Kind(422, "The payload is not what the function takes"),
+    "batch_too_large": Kind(413, "There are too many tasks in the batch"),
     "payload_too_large": Kind(413, "The payload is too large"),
     # --- what was asked for
     "unknown_task": Kind(404, "There is no task with this id"),
+    "unknown_batch": Kind(404, "There is no batch with this id"),
     "no_login": Kind(404, "This gateway issues no tokens"),
     "unknown_key": Kind(404, "There is no key with this id"),
     "unknown_user": Kind(404, "There is no user of this name"),
@@ -82,6 +84,9 @@ CODES: Final[dict[str, Kind]] = {
     "input_gone": Kind(410, "The task's input is no longer stored"),
     "no_result": Kind(404, "The task has no result"),
     "blob_gone": Kind(410, "The bytes are no longer stored"),
+    # --- a call that is waited for
+    "function_failed": Kind(502, "The function failed"),
+    "function_timed_out": Kind(504, "The function did not end in time"),
     # --- our side
     "internal_error": Kind(500, "Internal error"),
     "broken_function": Kind(500, "The function's schema cannot be applied"),
@@ -127,7 +132,7 @@ class Problem(Exception):
         return CODES[self.code].status
 
     def response(self) -> Response:
-        status, title = CODES[self.code]
+        status, title = self.status, CODES[self.code].title
         body: dict[str, Any] = {
             "type": f"urn:mayfly:problem:{self.code}",
             "title": title,

@@ -18,7 +18,7 @@ from gateway.responses import json_response
 from gateway.submissions import checked
 from gateway.times import milliseconds, now
 from gateway.uses import Uses
-from mayfly.identity.keys import ApiKey, new_credential
+from mayfly.identity.keys import ApiKey, Credential, new_credential
 from mayfly.identity.principal import Principal, scopes_of
 from mayfly.task import is_tenant
 from mayfly.view import timestamp
@@ -55,7 +55,7 @@ class Keys:
         )
         await audit.record(request, "key.create", key.id, tenant=key.tenant)
         await self._control.put("key", key.id, key)
-        return json_response(key_view(key) | {"key": str(credential)}, 201)
+        return json_response(key_view(key) | _secrets(key, credential), 201)
 
     async def list(self, request: Request) -> Response:
         parameters(request)
@@ -77,6 +77,11 @@ class Keys:
             key = msgspec.structs.replace(key, revoked_at=now())
             await self._control.put("key", key.id, key)
         return json_response(key_view(key))
+
+
+def _secrets(key: ApiKey, credential: Credential) -> dict[str, str]:
+    """Shown this once: the key, and what AWS's clients sign with, which is what is stored of it."""
+    return {"key": str(credential), "awsSecretAccessKey": key.sha256}
 
 
 def tenant_for(by: Principal, wanted: str | None) -> str:

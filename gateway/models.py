@@ -193,6 +193,7 @@ class Task(_Model):
     ttl_seconds: float | None = None
     concurrency_key: str | None = None
     rerun_of: TaskId | None = Field(None, description="The task whose input this one has.")
+    batch: str | None = Field(None, description="The batch that it came with.")
     cancel_requested_at: Timestamp | None = None
     started_at: Timestamp | None = Field(None, description="When that attempt started.")
     finished_at: Timestamp | None = None
@@ -307,6 +308,9 @@ class Key(_Model):
 
 class NewKey(Key):
     key: str = Field(description="The whole key, which is shown this once.")
+    aws_secret_access_key: str = Field(
+        description="For AWS's clients, whose access key id is `id`: the SHA-256 of the key's secret."
+    )
 
 
 class KeyList(_Model):

@@ -11,13 +11,11 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.audit import REQUEST_ID
 from gateway.errors import Problem
+from gateway.scope import ANSWER_HEADERS, REQUEST_ID
 
 log = logging.getLogger(__name__)
 
-ANSWER_HEADERS: Final = "mayfly.answer_headers"
-"""In an ASGI scope: headers, as pairs of bytes, that its answer gets whatever it will be."""
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _CLIENT_GONE: Final = 499
 """nginx's code for a client that went before it had its answer; seen in metrics only."""

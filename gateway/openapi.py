@@ -12,7 +12,15 @@ from pydantic.json_schema import models_json_schema
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gateway import models, models_audit, models_limits, models_secrets, models_users, models_webhooks
+from gateway import (
+    models,
+    models_audit,
+    models_calls,
+    models_limits,
+    models_secrets,
+    models_users,
+    models_webhooks,
+)
 from gateway.functions import Functions
 from gateway.operations import REF, Json, paths, problems
 from gateway.responses import json_bytes
@@ -54,6 +62,7 @@ _MODELS: Final[list[type[BaseModel]]] = [
     models.Health,
     models.Ready,
     models.ProblemDetails,
+    *models_calls.MODELS,
 ]
 
 

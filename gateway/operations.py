@@ -18,6 +18,7 @@ def paths(requests: dict[str, str]) -> Json:
     # Made of the parts below.
     from gateway import (
         operations_audit,
+        operations_calls,
         operations_events,
         operations_limits,
         operations_secrets,
@@ -27,6 +28,7 @@ def paths(requests: dict[str, str]) -> Json:
 
     own = _tasks(requests) | _dead_letters() | _identity() | _rest()
     parts = (
+        operations_calls,
         operations_users,
         operations_limits,
         operations_secrets,

@@ -92,6 +92,9 @@ class ReadModel(Protocol):
     ) -> tuple[Records, str | None]:
         """Newest first, with the next page's cursor. Raises `ValueError` for a cursor that is none."""
 
+    async def batch(self, tenant: str, batch: str) -> dict[str, str]:
+        """The status of each of the batch's tasks, by id; empty where the tenant has no such batch."""
+
     async def reservation(self, task_id: str) -> Reservation | None:
         """What a task's id is reserved for."""
 

@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -66,10 +66,15 @@ class Submission:
     """To run on, in place of the function's newest: of a re-run only, as is `rerun_of`."""
     rerun_of: str | None = None
     callback_url: str | None = None
+    batch: str | None = None
+    """The batch that it came with."""
 
     @property
     def is_json(self) -> bool:
         return self.content_type == JSON
+
+    def in_batch(self, batch: str) -> "Submission":
+        return replace(self, batch=batch)
 
     def envelope(self, task_id: str) -> Envelope:
         """All that it says, but for the payload itself, of which there is the hash."""
@@ -90,6 +95,7 @@ class Submission:
             image=self.image,
             rerun_of=self.rerun_of,
             callback_url=self.callback_url,
+            batch=self.batch,
             payload_sha256=hashlib.sha256(self.payload).hexdigest(),
         )
 
@@ -108,23 +114,54 @@ async def read_submission(request: Request, settings: Settings) -> Submission:
     if essence == JSON:
         parameters(request)
         body = await read_body(request, settings.payload_bytes + BESIDE_PAYLOAD)
-        submission = _from_json(body, await parse(body), tenant)
-    else:
-        particulars = _particulars(request)
-        body = await read_body(request, settings.payload_bytes)
-        submission = _submission(particulars, body, content_type, tenant)
+        return await task_in(body, tenant, settings)
+    particulars = _particulars(request, PARTICULARS)
+    body = await read_body(request, settings.payload_bytes)
+    return _bounded(_submission(particulars, body, content_type, tenant), settings)
+
+
+async def task_in(body: bytes, tenant: str, settings: Settings) -> Submission:
+    """The task that a text of JSON is. Raises `Problem`."""
+    return _bounded(_from_json(body, await parse(body), tenant), settings)
+
+
+async def read_invocation(request: Request, name: str, settings: Settings, *beside: str) -> Submission:
+    """A body that is the payload itself, of that function's task, whose particulars are in the query, where
+    the parameters `beside` may be as well. No body is a payload of null. Raises `Problem`."""
+    tenant = principal_of(request).tenant
+    particulars = _particulars(request, tuple(one for one in PARTICULARS if one != "taskType"), name, beside)
+    body = await read_body(request, settings.payload_bytes)
+    essence, content_type = media_type(request) if body or "content-type" in request.headers else (JSON, JSON)
+    if essence != JSON:
+        return _submission(particulars, body, content_type, tenant)
+    return await json_call(particulars, body or b"null", tenant)
+
+
+async def call(name: str, body: bytes, tenant: str) -> Submission:
+    """A task of that function with nothing but its payload, which is JSON. Raises `Problem`."""
+    return await json_call(_task({"taskType": name, "payload": None}, "invalid_parameter"), body, tenant)
+
+
+async def json_call(particulars: TaskRequest, body: bytes, tenant: str) -> Submission:
+    """A body of JSON that is the payload itself. Raises `Problem`."""
+    value = await parse(body, max_depth=strictjson.MAX_DEPTH)
+    # Without the blanks around it, which the log does not keep: the payload's hash is of what it keeps.
+    return _submission(particulars, body.strip(b" \t\r\n"), JSON, tenant, value=value)
+
+
+def _bounded(submission: Submission, settings: Settings) -> Submission:
     if len(submission.payload) > settings.payload_bytes:
         detail = f"The payload has {len(submission.payload)} bytes; {settings.payload_bytes} is the most."
         raise Problem("payload_too_large", detail, field="payload")
     return submission
 
 
-async def parse(body: bytes) -> Any:
+async def parse(body: bytes, *, max_depth: int = MAX_BODY_DEPTH) -> Any:
     """A body of JSON. Raises `Problem`."""
     try:
         if len(body) > THREAD_BYTES:
-            return await asyncio.to_thread(strictjson.loads, body, max_depth=MAX_BODY_DEPTH)
-        return strictjson.loads(body, max_depth=MAX_BODY_DEPTH)
+            return await asyncio.to_thread(strictjson.loads, body, max_depth=max_depth)
+        return strictjson.loads(body, max_depth=max_depth)
     except StrictJSONError as error:
         raise Problem(_FAULTS[error.fault], f"The body is refused: {error}.", field=error.field) from error
 
@@ -155,10 +192,14 @@ _NOT_TEXT: Final = ("timeoutSeconds", "delaySeconds", "ttlSeconds", "retry", "re
 """Those of them that are JSON: numbers, an object, `true` or `false`."""
 
 
-def _particulars(request: Request) -> TaskRequest:
-    """The task beside a payload of bytes."""
-    given = parameters(request, *PARTICULARS, "tag", repeatable=("tag",))
-    fields: dict[str, Any] = {name: text for name, text in given.items() if name != "tag"}
+def _particulars(
+    request: Request, known: Sequence[str], task_type: str | None = None, beside: Sequence[str] = ()
+) -> TaskRequest:
+    """The task beside its payload."""
+    given = parameters(request, *known, "tag", *beside, repeatable=("tag",))
+    fields: dict[str, Any] = {name: text for name, text in given.items() if name in known}
+    if task_type is not None:
+        fields["taskType"] = task_type
     for name in _NOT_TEXT:
         if name in fields:
             fields[name] = _value(name, fields[name])

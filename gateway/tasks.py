@@ -18,7 +18,6 @@ from gateway.responses import json_response
 from gateway.submissions import read_submission
 from gateway.views import task_view
 from gateway.waiting import Waiters
-from gateway.webhooks import Webhooks
 from mayfly.errors import ReadModelUnavailable
 from mayfly.events import CancelRequested
 from mayfly.settings import Settings
@@ -34,7 +33,6 @@ class Tasks:
         self,
         settings: Settings,
         acceptance: Acceptance,
-        webhooks: Webhooks,
         commands: Commands,
         read_model: ReadModel,
         blobs: Blobs,
@@ -42,7 +40,6 @@ class Tasks:
     ) -> None:
         self._settings = settings
         self._acceptance = acceptance
-        self._webhooks = webhooks
         self._commands = commands
         self._read_model = read_model
         self._blobs = blobs
@@ -51,7 +48,6 @@ class Tasks:
     async def submit(self, request: Request) -> Response:
         key = idempotency_key(request)
         submission = await read_submission(request, self._settings)
-        self._webhooks.check(submission)
         tenant = submission.tenant
         if key is None:
             return accepted_response(await self._acceptance.accept(submission))

@@ -8,10 +8,10 @@ from typing import Any, Final
 import msgspec
 
 from mayfly.function import Function
-from mayfly.shown import task_view
+from mayfly.shown import error_view, task_view
 from mayfly.view import timestamp
 
-__all__ = ["function_view", "task_view", "worker_view"]
+__all__ = ["error_view", "function_view", "task_view", "worker_view"]
 
 _WORKER: Final = ("id", "address", "host", "queue", "slots", "running", "startedAt")
 

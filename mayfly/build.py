@@ -25,6 +25,7 @@ from mayfly.example import read_examples
 from mayfly.folder import Folder, is_function, read_folder
 from mayfly.function import Function
 from mayfly.image import BuildFailed, Context, Image, build_image, engine_errors, find_image, tag_image
+from mayfly.manifest import HANDLER
 from mayfly.packages import install_packages
 
 Progress = Callable[[str], None]
@@ -130,7 +131,7 @@ def function_folders(folders: Path) -> list[Path]:
 
 def _version(folder: Folder, base: Base) -> str:
     """A hash of all that the image is built from, short."""
-    lines = [folder.digest, folder.contract]
+    lines = [folder.digest, folder.contract, *(f"{name}={value}" for name, value in _entry(folder).items())]
     if folder.requirements:
         lines += folder.requirements.lines
     if folder.dockerfile:
@@ -210,12 +211,19 @@ def _finish(
     image = _run_build(client, folder, context, arguments, network=folder.dockerfile)
     description = describe(client, image.id, folder)
     described = Context()
-    described.add_text("Dockerfile", DESCRIBED_DOCKERFILE)
+    entry = "".join(f"ENV {name}={value}\n" for name, value in _entry(folder).items())
+    described.add_text("Dockerfile", DESCRIBED_DOCKERFILE + entry)
     described.add_folder("compiled")
     for name, content in description.pop("compiled").items():
         described.add_bytes(f"compiled/{name}", base64.b64decode(content))
     labels = {DESCRIPTION: json.dumps(description)}
     build_image(client, described, tag=tag, arguments={"BASE": image.id}, labels=labels)
+
+
+def _entry(folder: Folder) -> dict[str, str]:
+    """How the image's bootstrap learns of the handler, where it is not the usual one."""
+    manifest = folder.manifest
+    return {} if manifest.handler == HANDLER else {"MAYFLY_HANDLER": manifest.entry}
 
 
 def _add_files(context: Context, folder: Folder, prefix: str) -> None:
@@ -272,7 +280,7 @@ def describe(client: docker.DockerClient, image: str, folder: Folder) -> dict[st
         container = client.containers.create(
             image,
             ["describe"],
-            environment=folder.manifest.env,
+            environment=folder.manifest.env | _entry(folder),
             # Not the network `none`: the engine's network code deadlocks under many short-lived containers.
             network_disabled=True,
             user="65532:65532",
@@ -285,27 +293,30 @@ def describe(client: docker.DockerClient, image: str, folder: Folder) -> dict[st
             log_config=LogConfig(type="json-file", config={"max-size": "64m", "max-file": "1"}),
         )
         try:
-            output, log, code = _run_to_end(container)
+            output, log, code = _run_to_end(container, folder)
         finally:
             container.remove(force=True)
     try:
         description: dict[str, Any] = json.loads(output)
     except ValueError as error:
         message = f"the import ended the process (exit code {code})\n{log.strip()[-2000:]}".strip()
-        raise FunctionError(message, file="handler.py") from error
+        raise FunctionError(message, file=folder.manifest.module) from error
     if description["error"]:
         wrong = description["error"]
         hint = _hint(wrong["message"], folder)
-        raise FunctionError(wrong["message"] + hint, file=wrong["file"] or "handler.py", line=wrong["line"])
+        raise FunctionError(
+            wrong["message"] + hint, file=wrong["file"] or folder.manifest.module, line=wrong["line"]
+        )
     return description
 
 
-def _run_to_end(container: Any) -> tuple[str, str, int]:
+def _run_to_end(container: Any, folder: Folder) -> tuple[str, str, int]:
     container.start()
     try:
         code = container.wait(timeout=DESCRIBE_SECONDS)["StatusCode"]
     except RequestException as error:
-        raise FunctionError(f"its import took over {DESCRIBE_SECONDS} s", file="handler.py") from error
+        message = f"its import took over {DESCRIBE_SECONDS} s"
+        raise FunctionError(message, file=folder.manifest.module) from error
     output = container.logs(stdout=True, stderr=False).decode(errors="replace")
     log = container.logs(stdout=False, stderr=True).decode(errors="replace")
     return output, log, code

@@ -12,7 +12,7 @@ from docker.utils.build import PatternMatcher
 
 from mayfly.errors import FunctionError
 from mayfly.function import NAME, Limits
-from mayfly.manifest import FILE, Manifest, line_of, read_manifest, read_schema, read_text
+from mayfly.manifest import FILE, HANDLER, Manifest, line_of, read_manifest, read_schema, read_text
 from mayfly.requirements import Requirements, read_requirements
 
 Contract = Literal["python", "unix"]
@@ -98,6 +98,7 @@ def read_folder(path: Path) -> Folder:
             file=FILE,
             line=line_of(read_text(path / FILE, FILE), "contract"),
         )
+    _check_entry(path, manifest, contract)
     if contract == "unix":
         _check_isolation(path, manifest)
     files = tuple(_files(path))
@@ -109,7 +110,7 @@ def read_folder(path: Path) -> Folder:
         contract=contract,
         manifest=manifest,
         schema=read_schema(path, manifest),
-        requirements=None if dockerfile else read_requirements(path),
+        requirements=None if dockerfile else read_requirements(path, manifest.module),
         dockerfile=dockerfile,
         files=files,
         examples=tuple(sorted((path / "examples").glob("*.json"))),
@@ -128,8 +129,25 @@ def _check_shape(path: Path, name: str) -> None:
     for file in ("handler.py", "Dockerfile", FILE):
         if (path / file).exists() and not (path / file).is_file():
             raise FunctionError("is not a file", file=file)
-    if not (path / "handler.py").exists() and not (path / "Dockerfile").exists():
+    if not any((path / file).exists() for file in ("handler.py", "Dockerfile", FILE)):
         raise FunctionError(f"{name} has neither handler.py nor Dockerfile: add one")
+
+
+def _check_entry(path: Path, manifest: Manifest, contract: Contract) -> None:
+    """That there is what is to be run. What a Dockerfile makes is seen when it was built."""
+    package = path / manifest.module.removesuffix(".py") / "__init__.py"
+    is_there = (path / manifest.module).is_file() or package.is_file()
+    if manifest.handler == HANDLER:
+        if not is_there and not (path / "Dockerfile").exists():
+            raise FunctionError(f"{path.resolve().name} has neither handler.py nor Dockerfile: add one")
+        return
+    line = line_of(read_text(path / FILE, FILE), "handler")
+    if contract == "unix":
+        message = "handler is for Python functions: an image says itself what it runs"
+        raise FunctionError(message, file=FILE, line=line)
+    if not is_there and not (path / "Dockerfile").exists():
+        message = f'handler = "{manifest.handler}": there is no file {manifest.module}'
+        raise FunctionError(message, file=FILE, line=line)
 
 
 def _files(folder: Path) -> Iterator[File]:

@@ -16,8 +16,10 @@ from mayfly.task import MAX_ATTEMPTS, FailureType, RetryPolicy
 from mayfly.webhooks import callback
 
 FILE: Final = "function.toml"
+HANDLER: Final = "handler.handler"
 
 QueueName = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9-]{0,62}$")]
+HandlerName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z_]\w*([./][A-Za-z_]\w*)*\.[A-Za-z_]\w*$")]
 EnvName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
 
@@ -35,6 +37,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The keys of `function.toml`; `EXPECTED` says what each must be."""
 
     description: Annotated[str, msgspec.Meta(max_length=1000)] = ""
+    handler: HandlerName = HANDLER
+    """What a Python function's tasks call: a module of the folder, a point, and a name in it."""
     timeout: Annotated[float, msgspec.Meta(gt=0, le=86400)] = 60.0
     """Seconds, from the moment the function has its input."""
     memory: Annotated[int, msgspec.Meta(ge=16, le=1048576)] = 256
@@ -71,6 +75,16 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where the ends of its tasks are posted to, of those that do not say it themselves."""
 
     @property
+    def entry(self) -> str:
+        """The handler with points only: AWS Lambda takes a module's path as well."""
+        return self.handler.replace("/", ".")
+
+    @property
+    def module(self) -> str:
+        """The file of the handler's module, in the folder."""
+        return self.entry.rpartition(".")[0].replace(".", "/") + ".py"
+
+    @property
     def policy(self) -> RetryPolicy:
         if isinstance(self.retries, Retries):
             return RetryPolicy(**msgspec.structs.asdict(self.retries))
@@ -79,6 +93,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 EXPECTED: Final[Mapping[str, str]] = {
     "description": "a text of at most 1000 characters",
+    "handler": 'a module and a name in it, such as "lambda_function.lambda_handler"',
     "timeout": "a number of seconds, over 0 and at most 86400",
     "memory": "a whole number of MiB, from 16 to 1048576",
     "cpu": "a number of cores, from 0.01 to 1024",

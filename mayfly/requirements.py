@@ -1,4 +1,4 @@
-"""The packages that a Python function needs: `requirements.txt`, or a PEP 723 block in `handler.py`."""
+"""The packages that a Python function needs: `requirements.txt`, or a PEP 723 block beside its handler."""
 
 import re
 import tomllib
@@ -72,13 +72,13 @@ def allows(requires_python: str | None, version: str) -> bool:
     return True
 
 
-def read_requirements(folder: Path) -> Requirements | None:
-    """None for a function that needs no package. Raises `FunctionError`."""
+def read_requirements(folder: Path, module: str = "handler.py") -> Requirements | None:
+    """None for a function that needs no package; `module` is its handler's file. Raises `FunctionError`."""
     listed = _from_file(folder)
-    declared = _from_script(folder)
+    declared = _from_script(folder, module)
     if listed and declared:
         raise FunctionError(
-            f"{FILE} and this block both name packages: keep one", file="handler.py", line=declared.line
+            f"{FILE} and this block both name packages: keep one", file=module, line=declared.line
         )
     return listed or declared
 
@@ -98,17 +98,17 @@ def _from_file(folder: Path) -> Requirements | None:
     return Requirements(lines, FILE) if wanted else None
 
 
-def _from_script(folder: Path) -> Requirements | None:
-    path = folder / "handler.py"
+def _from_script(folder: Path, module: str) -> Requirements | None:
+    path = folder / module
     if not path.exists():
         return None
-    text = read_text(path, "handler.py")
+    text = read_text(path, module)
     blocks = list(_BLOCK.finditer(text))
     if not blocks:
         return None
     line = text.count("\n", 0, blocks[-1].start()) + 1
     if len(blocks) > 1:
-        raise FunctionError("a second `# /// script` block: PEP 723 allows one", file="handler.py", line=line)
+        raise FunctionError("a second `# /// script` block: PEP 723 allows one", file=module, line=line)
     content = "".join(
         row[2:] if row.startswith("# ") else row[1:] for row in blocks[0]["content"].splitlines(keepends=True)
     )
@@ -117,13 +117,13 @@ def _from_script(folder: Path) -> Requirements | None:
     except tomllib.TOMLDecodeError as error:
         message, inner = split_toml_error(str(error), content)
         raise FunctionError(
-            f"the `# /// script` block is not TOML: {message}", file="handler.py", line=line + (inner or 0)
+            f"the `# /// script` block is not TOML: {message}", file=module, line=line + (inner or 0)
         ) from error
     except msgspec.ValidationError as error:
-        raise FunctionError(f"the `# /// script` block: {error}", file="handler.py", line=line) from error
+        raise FunctionError(f"the `# /// script` block: {error}", file=module, line=line) from error
     if not metadata.dependencies and not metadata.requires_python:
         return None
-    return Requirements(metadata.dependencies, "handler.py", line, metadata.requires_python)
+    return Requirements(metadata.dependencies, module, line, metadata.requires_python)
 
 
 def _release(version: str) -> tuple[int, ...]:

@@ -154,6 +154,8 @@ class Settings(BaseSettings):
     the log, with all that comes to be said of its task."""
     payload_bytes: int = 6 * MIB
     """A larger payload is refused with 413."""
+    batch_bytes: int = 64 * MIB
+    """What the lines of a batch may come to together; more is not read."""
     result_inline_bytes: int = 32 * KIB
     """A larger result is a link in a task's status."""
     result_bytes: int = 6 * MIB

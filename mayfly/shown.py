@@ -16,6 +16,7 @@ _TEXTS: Final = (
     "dueAt",
     "concurrencyKey",
     "rerunOf",
+    "batch",
     "cancelRequestedAt",
     "startedAt",
     "finishedAt",
@@ -52,7 +53,7 @@ def task_view(record: dict[str, str]) -> dict[str, Any]:
     if "logKey" in record:
         view["logsUrl"] = f"{where}/logs"
     if "errorType" in record:
-        view["error"] = _error(record)
+        view["error"] = error_view(record)
     if "attempts" in record:
         view["attempts"] = [_attempt(one, where) for one in orjson.loads(record["attempts"])]
     return view
@@ -73,7 +74,8 @@ def _attempt(kept: dict[str, Any], where: str) -> dict[str, Any]:
     return shown
 
 
-def _error(record: dict[str, str]) -> dict[str, Any]:
+def error_view(record: dict[str, str]) -> dict[str, Any]:
+    """Why it failed, as `gateway.models.TaskError`."""
     error: dict[str, Any] = {ours: record[field] for field, ours in _ERROR.items() if field in record}
     if "errorExitCode" in record:
         error["exitCode"] = int(record["errorExitCode"])

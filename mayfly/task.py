@@ -27,6 +27,9 @@ tenant has that name, or its keys would make the ids of others' tasks."""
 NAMESPACE: Final = uuid.UUID("6f1c6a52-4f0e-5d0b-9d53-6d6179666c79")
 """Of every UUIDv5 that Mayfly makes."""
 
+UUID: Final = "^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"
+"""What the id of a task or of a batch looks like."""
+
 MAX_TIMEOUT_SECONDS: Final = 86_400
 """What a task may ask for as its own limit: a day."""
 
@@ -186,6 +189,8 @@ class Envelope(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     """Whose task it is: nobody else sees it."""
     callback_url: Annotated[str, msgspec.Meta(min_length=1, max_length=2048)] | None = None
     """Where the task's end is posted to; None: where its function says, if it does."""
+    batch: Annotated[str, msgspec.Meta(pattern=UUID)] | None = None
+    """The batch that it came with."""
 
 
 class Result(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
@@ -336,6 +341,12 @@ def is_tenant(name: str) -> bool:
 def keyed_id(tenant: str, key: str) -> str:
     """The id of a task that came with an Idempotency-Key: UUIDv5 of whose key it is."""
     return str(uuid.uuid5(NAMESPACE, f"{tenant}/{key}"))
+
+
+def part_id(tenant: str, key: str, part: str) -> str:
+    """The id of a part of what came with an Idempotency-Key: of a batch, and of its tasks by their index. No
+    key holds a line end, so it is no other key's task."""
+    return keyed_id(tenant, f"{key}\n{part}")
 
 
 def may_come_again(task_id: str) -> bool:

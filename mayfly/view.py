@@ -65,6 +65,7 @@ class QueuedTask:
     payload_sha256: str | None = None
     request_sha256: str | None = None
     tenant: str = DEFAULT_TENANT
+    batch: str | None = None
 
     @property
     def status(self) -> Status:
@@ -95,6 +96,7 @@ class QueuedTask:
             rerunOf=self.rerun_of,
             payloadSha256=self.payload_sha256,
             requestSha256=self.request_sha256,
+            batch=self.batch,
         )
 
 
@@ -249,6 +251,7 @@ def queued(envelope: Envelope, *, queue: str, lane: Lane, partition: int, offset
         payload_sha256=envelope.payload_sha256,
         request_sha256=envelope.request_sha256,
         tenant=envelope.tenant,
+        batch=envelope.batch,
     )
 
 

@@ -22,8 +22,8 @@ from gateway.limits.daily import Daily, day_of, seconds_left
 from gateway.limits.gauge import Gauge
 from gateway.limits.load import Load, overloaded
 from gateway.limits.standing import Standing, headers, tightest, whole_seconds
-from gateway.observation import ANSWER_HEADERS
 from gateway.ports import Book
+from gateway.scope import ANSWER_HEADERS
 from mayfly.errors import ReadModelUnavailable
 from mayfly.identity.keys import Allowance
 from mayfly.identity.principal import Principal
@@ -256,6 +256,7 @@ class Admission:
         """Bytes that were announced and have not come."""
         self._tasks = 1
         self._held = 0
+        self._closed = False
         for gauge in gauges:
             gauge.reserve(1)
         if daily is not None:
@@ -275,8 +276,12 @@ class Admission:
             gauge.reserve(more)
 
     def came(self, size: int) -> None:
-        """A piece of the body. Raises `Problem` where it is one too many."""
+        """A piece of the body, which is kept. Raises `Problem` where it is one too many."""
         self.hold(size)
+        self.passed(size)
+
+    def passed(self, size: int) -> None:
+        """The same of a piece that is not kept."""
         if self._daily is None or self._caller.bytes is None:
             return
         announced = min(size, self._left)
@@ -293,7 +298,10 @@ class Admission:
         self._held += size
 
     def close(self, *, accepted: bool) -> None:
-        """It is answered; `accepted`, if its tasks are in the log."""
+        """It is answered, or will be when its tasks have ended; `accepted`, if those are in the log."""
+        if self._closed:
+            return
+        self._closed = True
         # A scope and its admission name each other: what is no circle needs no collector.
         self._scope.pop(_ADMISSION, None)
         self._limits.load.go(self._caller.tenant, self._held)

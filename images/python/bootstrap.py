@@ -36,6 +36,9 @@ OWN = os.path.dirname(__file__)
 SITE = OWN + "/site"
 FUNCTION = os.getcwd()
 """The image's working directory: `/function`."""
+MODULE, _, HANDLER = os.environ.get("MAYFLY_HANDLER", "handler.handler").rpartition(".")
+FILE = MODULE.replace(".", "/") + ".py"
+"""Where the handler is: the image says it, where `function.toml` does."""
 
 RESULT_FD = 501
 TASK_FD = 502
@@ -93,12 +96,19 @@ class Channel:
         return b"".join(chunks)
 
 
+class Identity:
+    """AWS's, of a caller that is none of Cognito's."""
+
+    cognito_identity_id = None
+    cognito_identity_pool_id = None
+
+
 class Context:
     """A handler's second argument: what AWS Lambda's has, and `task_id`, `attempt`, `deadline`, `logger`
     and `progress`."""
 
     client_context = None
-    identity = None
+    identity = Identity()
 
     def __init__(self, task: dict, channel: Channel) -> None:
         self.task_id: str = task["taskId"]
@@ -161,8 +171,8 @@ def show_log_lines() -> None:
 
 
 def load_handler():
-    """`handler` of `handler.py`. Whatever its import raises comes through."""
-    sys.argv = ["handler.py"]
+    """What its module calls it. Whatever the import raises comes through."""
+    sys.argv = [FILE]
     # -S leaves `site` out, and with it the names that scripts end themselves by.
     import builtins
 
@@ -173,15 +183,15 @@ def load_handler():
         import site
 
         site.addsitedir(SITE)
-    module = __import__("handler")
+    __import__(MODULE)
     try:
-        handler = module.handler
+        handler = getattr(sys.modules[MODULE], HANDLER)
     except AttributeError:
         raise AttributeError(
-            "handler.py defines no `handler`: add `def handler(event, context): ...`"
+            f"{FILE} defines no `{HANDLER}`: add `def {HANDLER}(event, context): ...`"
         ) from None
     if not callable(handler):
-        raise TypeError("`handler` in handler.py is no function")
+        raise TypeError(f"`{HANDLER}` in {FILE} is no function")
     return handler
 
 

@@ -50,7 +50,8 @@ def _describe(load_handler: Callable[[], Any]) -> dict[str, Any]:
         # What Mayfly itself has to say is a sentence; what the function's code raised also has a class.
         message = _message(error) if file else str(error)
         if file is None and hasattr(handler, "__code__"):
-            file, line = "handler.py", handler.__code__.co_firstlineno
+            code = handler.__code__
+            file, line = code.co_filename.removeprefix(f"{function}/"), code.co_firstlineno
         return about | {"error": {"message": message, "file": file, "line": line}}
     return about | {"error": None, "compiled": dict(_compiled(Path(function)))}
 
@@ -79,7 +80,7 @@ def _check_signature(handler: Callable[..., Any]) -> None:
 
 def _message(error: BaseException) -> str:
     if isinstance(error, SystemExit):
-        return f"handler.py ended the process while it was imported (exit code {error.code})"
+        return f"{sys.argv[0]} ended the process while it was imported (exit code {error.code})"
     if isinstance(error, ModuleNotFoundError) and error.name:
         return f"{error}; if it is a package, name it in requirements.txt"
     if isinstance(error, SyntaxError):

@@ -60,18 +60,25 @@ local function tell(events, id, status, kind, tags, attempt, failure)
     'tags', tags, 'attempt', attempt, 'errorType', failure)
 end
 
+local function batches(tenant)
+  -- A batch's hash has the status of each of its tasks.
+  if not tenant or tenant == 'default' then return 'mayfly:batch:' end
+  return 'mayfly:batch@' .. tenant .. ':'
+end
+
 local function queued(id, created, partition, status, fields)
   local hash = 'mayfly:task:' .. id
-  local tags, kind, queue, request, tenant = '[]', '', '', nil, nil
+  local tags, kind, queue, request, tenant, batch = '[]', '', '', nil, nil, nil
   for i = 1, #fields, 2 do
     if fields[i] == 'tenant' then tenant = fields[i + 1] end
     if fields[i] == 'tags' then tags = fields[i + 1] end
     if fields[i] == 'taskType' then kind = fields[i + 1] end
     if fields[i] == 'queue' then queue = fields[i + 1] end
     if fields[i] == 'requestSha256' then request = fields[i + 1] end
+    if fields[i] == 'batch' then batch = fields[i + 1] end
   end
   local tasks, dead, events = indexes(tenant)
-  local is = redis.call('HMGET', hash, 'command', 'status', 'tenant', 'taskType', 'tags')
+  local is = redis.call('HMGET', hash, 'command', 'status', 'tenant', 'taskType', 'tags', 'batch')
   local theirs, theirs_dead = indexes(is[3])
   if is[1] then
     -- A second command of a task says nothing new: the first one is the one that was accepted, whosever the
@@ -92,7 +99,8 @@ local function queued(id, created, partition, status, fields)
       redis.call('ZREM', theirs_dead, id)
       redis.call('ZADD', dead, failed, id)
     end
-    redis.call('HDEL', hash, 'tenant')
+    if is[6] then redis.call('HDEL', batches(is[3]) .. is[6], id) end
+    redis.call('HDEL', hash, 'tenant', 'batch')
   end
   if tenant then redis.call('SADD', 'mayfly:tenants', tenant) end
   if request then
@@ -107,12 +115,13 @@ local function queued(id, created, partition, status, fields)
     redis.call('PUBLISH', 'mayfly:changes', cjson.encode({taskId = id, status = status}))
   end
   redis.call('ZADD', tasks .. ':status:' .. (is[2] or status), created, id)
+  if batch then redis.call('HSET', batches(tenant) .. batch, id, is[2] or status) end
   if not is[1] or tasks ~= theirs then tell(events, id, is[2] or status, kind, tags, '', '') end
 end
 
 local function change(id, partition, offset, status, ended, removed, fields, attempt, failure)
   local hash = 'mayfly:task:' .. id
-  local was = redis.call('HMGET', hash, 'position', 'status', 'tenant', 'taskType', 'tags')
+  local was = redis.call('HMGET', hash, 'position', 'status', 'tenant', 'taskType', 'tags', 'batch')
   if was[1] and tonumber(string.match(was[1], ':(%-?%d+)$')) >= tonumber(offset) then return end
   if was[2] == 'COMPLETED' or was[2] == 'FAILED' or was[2] == 'CANCELLED' then return end
   local tasks, dead, events = indexes(was[3])
@@ -128,6 +137,7 @@ local function change(id, partition, offset, status, ended, removed, fields, att
   if was[2] then redis.call('ZREM', tasks .. ':status:' .. was[2], id) end
   local created = redis.call('ZSCORE', tasks, id) or 0
   redis.call('ZADD', tasks .. ':status:' .. status, created, id)
+  if was[6] then redis.call('HSET', batches(was[3]) .. was[6], id, status) end
   redis.call('PUBLISH', 'mayfly:changes', cjson.encode({taskId = id, status = status}))
   -- Of half a task nobody knows whose it is: it is told with its command.
   if was[4] then tell(events, id, status, was[4], was[5] or '[]', attempt, failure) end
@@ -163,7 +173,7 @@ return 1
 # KEYS: the task's hash. ARGV: id.
 _REMOVE: Final = """
 local id = ARGV[1]
-local is = redis.call('HMGET', KEYS[1], 'status', 'taskType', 'tags', 'tenant')
+local is = redis.call('HMGET', KEYS[1], 'status', 'taskType', 'tags', 'tenant', 'batch')
 local at = is[4] and '@' .. is[4] or ''
 local tasks, dead = 'mayfly:tasks' .. at, 'mayfly:dead-letters' .. at
 local open = is[1] and is[1] ~= 'COMPLETED' and is[1] ~= 'FAILED' and is[1] ~= 'CANCELLED'
@@ -182,6 +192,7 @@ end
 for _, tag in ipairs(is[3] and cjson.decode(is[3]) or {}) do
   redis.call('ZREM', tasks .. ':tag:' .. tag, id)
 end
+if is[5] then redis.call('HDEL', 'mayfly:batch' .. at .. ':' .. is[5], id) end
 redis.call('DEL', KEYS[1], 'mayfly:idempotency:' .. id, 'mayfly:log:' .. id)
 return 1
 """

@@ -101,6 +101,14 @@ class Reads:
         async with answering():
             await self._redis.publish(CANCELS, task_id)
 
+    async def batch(self, tenant: str, batch: str) -> Fields:
+        """The status of each of the batch's tasks, by id; empty where the tenant has no such batch."""
+        await self._gate()
+        async with answering():
+            statuses: Fields = await self._redis.hgetall(batch_key(tenant, batch))
+        await self._gate()
+        return statuses
+
     # --- ids that are reserved
 
     async def reservation(self, task_id: str) -> Reservation | None:
@@ -275,6 +283,10 @@ def task_key(task_id: str) -> str:
 
 def log_key(task_id: str) -> str:
     return f"mayfly:log:{task_id}"
+
+
+def batch_key(tenant: str, batch: str) -> str:
+    return f"mayfly:batch{at_tenant(tenant)}:{batch}"
 
 
 def dead_letters_key(tenant: str) -> str:

@@ -14,6 +14,7 @@ from mayfly import __version__
 from mayfly.cli import (
     audit,
     audit_log,
+    batches,
     deploy,
     dlq,
     doctor,
@@ -142,6 +143,8 @@ def options(
 
 COMMANDS: Final[tuple[Callable[..., None], ...]] = (
     submit.submit,
+    submit.invoke,
+    batches.batch,
     tasks.get,
     tasks.logs,
     tasks.ls,

@@ -1,7 +1,7 @@
 """What is printed of a task that has ended, and the exit code."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from mayfly.cli.description import elsewhere
 from mayfly.cli.output import FAILED, fail, is_text, save, say, show, show_json
@@ -17,14 +17,15 @@ def finish(client: "Client", task: "Task", output: Path | None, *, as_json: bool
     if as_json:
         show_json(task)
     if not task.succeeded:
-        _blame(TaskFailed(task))
+        blame(TaskFailed(task))
     if output is not None:
         save(*client.result_bytes(task.task_id), output)
     elif not as_json:
         _show_result(client, task)
 
 
-def _blame(failed: "TaskFailed") -> None:
+def blame(failed: "TaskFailed") -> NoReturn:
+    """Why it failed; ends the command."""
     if failed.traceback:
         say(failed.traceback.rstrip())
     fail(str(failed), hint=f"its log: mayfly logs {failed.task.task_id}", code=FAILED)

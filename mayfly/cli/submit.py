@@ -1,4 +1,4 @@
-"""Commands that make tasks: submit, rerun."""
+"""Commands that make tasks: submit, invoke, rerun."""
 
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -6,14 +6,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from mayfly.cli.ending import finish
+from mayfly.cli.batches import submit_lines
+from mayfly.cli.ending import blame, finish
 from mayfly.cli.options import Json, OutputFile, TaskId, Url
-from mayfly.cli.output import USAGE, fail, say, show, show_json
+from mayfly.cli.output import USAGE, fail, is_text, save, say, show, show_json, size
 from mayfly.cli.payload import ContentType, Data, File, read_payload
 from mayfly.cli.times import moment, span
 
 if TYPE_CHECKING:
-    from mayfly.client import Client, Task
+    from mayfly.client import Bytes, Client, Task, TaskOptions
 
 Wait = Annotated[
     bool,
@@ -69,6 +70,10 @@ def submit(
         typer.Option(metavar="URL", help="Post the task there when it has ended."),
     ] = None,
     tag: Annotated[list[str] | None, typer.Option(help="A tag to find it by; may be given again.")] = None,
+    batch: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="A task for each line of JSON in a file, - for stdin."),
+    ] = None,
     json: Json = False,
     url: Url = None,
 ) -> None:
@@ -77,33 +82,99 @@ def submit(
     For example: mayfly submit echo -d '{"text": "hello"}' --wait
     or, with bytes: mayfly submit thumbnail -f photo.jpg -o small.jpg
     or, for later: mayfly submit report --delay 10m --key report-of-today
+    or, many: mayfly submit echo --batch payloads.ndjson
     """
     from mayfly.cli.gateway import connect
 
     if delay is not None and at is not None:
         fail("--delay and --at are both given; a task is due once", code=USAGE)
+    options: TaskOptions = {
+        "name": task_name,
+        "priority": priority,
+        "timeout": timeout,
+        "tags": tag or (),
+        "delay": delay,
+        "run_at": at,
+        "ttl": ttl,
+        "retry": max_attempts,
+        "queue": queue,
+        "redeliver": False if no_redeliver else None,
+        "concurrency_key": concurrency_key,
+        "callback_url": callback,
+        "idempotency_key": key,
+    }
+    if batch is not None:
+        if data is not None or file is not None or wait or output is not None:
+            fail("--batch has the payloads, and waits for nothing: leave out -d, -f, -w and -o", code=USAGE)
+        with connect(url) as client:
+            submit_lines(client, name, batch, options, as_json=json)
+        return
     payload = read_payload(data, file, content_type)
     with connect(url) as client:
-        task = client.submit(
-            name,
-            payload.value,
-            data=payload.data,
-            content_type=payload.content_type,
-            name=task_name,
-            priority=priority,
-            timeout=timeout,
-            tags=tag or (),
-            delay=delay,
-            run_at=at,
-            ttl=ttl,
-            retry=max_attempts,
-            queue=queue,
-            redeliver=False if no_redeliver else None,
-            concurrency_key=concurrency_key,
-            callback_url=callback,
-            idempotency_key=key,
-        )
+        options |= {"data": payload.data, "content_type": payload.content_type}
+        task = client.submit(name, payload.value, **options)
         _submitted(client, task, wait, output, as_json=json)
+
+
+def invoke(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The function.")],
+    data: Data = None,
+    file: File = None,
+    content_type: ContentType = None,
+    output: OutputFile = None,
+    timeout: Annotated[
+        float | None, typer.Option(min=0.001, metavar="SECONDS", help="What the function may take.")
+    ] = None,
+    wait: Annotated[
+        float | None,
+        typer.Option(min=0, metavar="SECONDS", help="How long to wait; unless given, to its end."),
+    ] = None,
+    key: Annotated[
+        str | None,
+        typer.Option(metavar="KEY", help="Idempotency-Key: a second call with it is the first one again."),
+    ] = None,
+    json: Json = False,
+    url: Url = None,
+) -> None:
+    """Call a function, wait for its result and print it.
+
+    For example: mayfly invoke echo -d '{"text": "hello"}'
+    """
+    from mayfly.cli.gateway import connect
+    from mayfly.client import TaskFailed
+
+    payload = read_payload(data, file, content_type)
+    with connect(url) as client:
+        try:
+            result = client.invoke_bytes(
+                name,
+                payload.value,
+                data=payload.data,
+                content_type=payload.content_type,
+                timeout=timeout,
+                wait=wait,
+                idempotency_key=key,
+            )
+        except TaskFailed as error:
+            blame(error)
+    if output is not None:
+        save(result.body, result.content_type, output)
+    else:
+        _show_result(result, as_json=json)
+
+
+def _show_result(result: "Bytes", *, as_json: bool) -> None:
+    from mayfly.client.invocation import value_of
+
+    value = value_of(result)
+    if as_json:
+        show_json({"contentType": result.content_type, "result": value})
+    elif not isinstance(value, bytes):
+        show_json(value)
+    elif is_text(result.content_type):
+        show(value.decode(errors="replace").removesuffix("\n"))
+    else:
+        say(f"the result is {size(len(value))} of {result.content_type}; to save it: -o FILE")
 
 
 def rerun(

@@ -15,6 +15,7 @@ sent twice, nor is what makes a key or a user.
 
 from mayfly.client.aio import AsyncClient
 from mayfly.client.audit_log import AuditFilters, AuditRecord
+from mayfly.client.batches import Batch, Submitted
 from mayfly.client.blocking import Client
 from mayfly.client.calls import Bytes, Filters
 from mayfly.client.dead_letters import DeadLetterFilters, Selection
@@ -61,6 +62,7 @@ __all__ = [
     "Attempt",
     "AuditFilters",
     "AuditRecord",
+    "Batch",
     "Bytes",
     "ChangeEvent",
     "Client",
@@ -90,6 +92,7 @@ __all__ = [
     "Secret",
     "Selection",
     "StatusEvent",
+    "Submitted",
     "Task",
     "TaskChange",
     "TaskError",

@@ -9,8 +9,10 @@ from typing import Any, Self, TypeVar, Unpack
 
 import httpx
 
-from mayfly.client import audit_log, calls, dead_letters, identity, secrets, submission
+from mayfly.client import audit_log, batches, calls, dead_letters, identity, invocation, secrets, submission
 from mayfly.client.audit_log import AuditFilters, AuditRecord
+from mayfly.client.batches import Batch, Payloads, Submitted
+from mayfly.client.blocking import CONCURRENCY, WATCHERS
 from mayfly.client.calls import Bytes, Filters
 from mayfly.client.dead_letters import DeadLetterFilters, Selection
 from mayfly.client.events import Change, ChangeStream, Event, EventStream, Resumed
@@ -21,6 +23,7 @@ from mayfly.client.submission import TaskOptions
 from mayfly.client.target import require_private, target
 from mayfly.client.transport import answer, arguments, cut_short, options, unreachable
 from mayfly.client.wire import ANSWER_SECONDS, Call, Pause
+from mayfly.task import Status
 
 T = TypeVar("T")
 
@@ -115,22 +118,66 @@ class AsyncClient:
         """See `Client.rerun`."""
         return await self._drive(calls.rerun(task_id, latest=latest))
 
+    async def submit_many(
+        self,
+        task_type: str,
+        payloads: Iterable[Any],
+        *,
+        chunk: int = batches.CHUNK,
+        **options: Unpack[TaskOptions],
+    ) -> AsyncIterator[Submitted]:
+        """See `Client.submit_many`."""
+        gathered = Payloads(task_type, payloads, options)
+        while lines := gathered.take(chunk):
+            for one in await self._drive(gathered.submit(lines)):
+                yield one
+
+    async def batch(self, batch_id: str, status: Status | None = None) -> Batch:
+        """See `Client.batch`."""
+        return await self._drive(batches.get(batch_id, status))
+
+    async def invoke(
+        self, function: str, payload: Any = None, *, wait: float | None = None, **options: Unpack[TaskOptions]
+    ) -> Any:
+        """See `Client.invoke`."""
+        return invocation.value_of(await self.invoke_bytes(function, payload, wait=wait, **options))
+
+    async def invoke_bytes(
+        self, function: str, payload: Any = None, *, wait: float | None = None, **options: Unpack[TaskOptions]
+    ) -> Bytes:
+        """See `Client.invoke_bytes`."""
+        return await self._drive(invocation.invoke(function, payload, wait=wait, **options))
+
     async def map(
-        self, task_type: str, payloads: Iterable[Any], *, concurrency: int = 16
+        self, task_type: str, payloads: Iterable[Any], *, concurrency: int = CONCURRENCY
     ) -> AsyncIterator[Any]:
         """See `Client.map`."""
+        gathered = Payloads(task_type, payloads, {})
+        watchers = asyncio.Semaphore(WATCHERS)
         waiting: deque[asyncio.Task[Any]] = deque()
+        more = True
         try:
-            for payload in payloads:
-                if len(waiting) == concurrency:
-                    yield await waiting.popleft()
-                waiting.append(asyncio.ensure_future(self._drive(calls.run(task_type, payload))))
-            while waiting:
+            while True:
+                room = concurrency - len(waiting)
+                if more and room >= max(1, concurrency // 2):
+                    lines = gathered.take(min(room, batches.CHUNK), batches.PATIENCE_SECONDS)
+                    more = bool(lines)
+                    if lines:
+                        for one in await self._drive(gathered.submit(lines)):
+                            waiting.append(asyncio.ensure_future(self._result(one, watchers)))
+                        continue
+                if not waiting:
+                    return
                 yield await waiting.popleft()
         finally:
             for task in waiting:
                 task.cancel()
             await asyncio.gather(*waiting, return_exceptions=True)
+
+    async def _result(self, submitted: Submitted, watchers: asyncio.Semaphore) -> Any:
+        task = submitted.accepted()
+        async with watchers:
+            return await self._drive(calls.result(task.task_id))
 
     async def list(self, **filters: Unpack[Filters]) -> AsyncIterator[Task]:
         """See `Client.list`."""

@@ -6,12 +6,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack
+from typing import Any, Final, Self, TypeVar, Unpack
 
 import httpx
 
-from mayfly.client import audit_log, calls, dead_letters, identity, secrets, submission
+from mayfly.client import audit_log, batches, calls, dead_letters, identity, invocation, secrets, submission
 from mayfly.client.audit_log import AuditFilters, AuditRecord
+from mayfly.client.batches import Batch, Payloads, Submitted
 from mayfly.client.calls import Bytes, Filters
 from mayfly.client.dead_letters import DeadLetterFilters, Selection
 from mayfly.client.events import Change, ChangeStream, Event, EventStream, Resumed
@@ -22,8 +23,14 @@ from mayfly.client.submission import TaskOptions
 from mayfly.client.target import require_private, target
 from mayfly.client.transport import answer, arguments, cut_short, options, unreachable
 from mayfly.client.wire import ANSWER_SECONDS, Call, Pause
+from mayfly.task import Status
 
 T = TypeVar("T")
+
+CONCURRENCY: Final = 200
+"""Tasks of one `map` that are under way."""
+WATCHERS: Final = 16
+"""Of those, the ones that are waited for at once: the oldest."""
 
 
 class Client:
@@ -149,24 +156,75 @@ class Client:
         """
         return self._drive(calls.rerun(task_id, latest=latest))
 
-    def map(self, task_type: str, payloads: Iterable[Any], *, concurrency: int = 16) -> Iterator[Any]:
+    def submit_many(
+        self,
+        task_type: str,
+        payloads: Iterable[Any],
+        *,
+        chunk: int = batches.CHUNK,
+        **options: Unpack[TaskOptions],
+    ) -> Iterator[Submitted]:
+        """A task for each payload, all with these options, in batches of at most `chunk`; yields what became
+        of each, in order: a task, or the error that it was refused with, which keeps no other one back.
+
+        With an `idempotency_key` the same payloads in chunks of the same size are the same tasks.
+        """
+        gathered = Payloads(task_type, payloads, options)
+        while lines := gathered.take(chunk):
+            yield from self._drive(gathered.submit(lines))
+
+    def batch(self, batch_id: str, status: Status | None = None) -> Batch:
+        """How many tasks of a batch have come to what; with a status, also which have that."""
+        return self._drive(batches.get(batch_id, status))
+
+    def invoke(
+        self, function: str, payload: Any = None, *, wait: float | None = None, **options: Unpack[TaskOptions]
+    ) -> Any:
+        """Call a function: its result, the value of JSON or the bytes of anything else.
+
+        In one request where it ends within 30 s. Raises `TaskFailed` with the function's own error, and
+        `WaitTimeout` after `wait` seconds; the task goes on then.
+        """
+        return invocation.value_of(self.invoke_bytes(function, payload, wait=wait, **options))
+
+    def invoke_bytes(
+        self, function: str, payload: Any = None, *, wait: float | None = None, **options: Unpack[TaskOptions]
+    ) -> Bytes:
+        """The same: the result as it is, with its content type."""
+        return self._drive(invocation.invoke(function, payload, wait=wait, **options))
+
+    def map(
+        self, task_type: str, payloads: Iterable[Any], *, concurrency: int = CONCURRENCY
+    ) -> Iterator[Any]:
         """A task for each payload; yields the results in the payloads' order.
 
-        At most `concurrency` tasks are under way, and no more payloads are taken than that. The first task
-        that failed raises `TaskFailed` in its turn, after which nothing more is submitted.
+        At most `concurrency` tasks are under way, and no more payloads are taken than that; they are
+        submitted in batches. The first task that failed raises `TaskFailed` in its turn, and one that was
+        refused `ApiError`, after which nothing more is submitted.
         """
-        pool = ThreadPoolExecutor(concurrency, thread_name_prefix="mayfly-map")
+        gathered = Payloads(task_type, payloads, {})
+        pool = ThreadPoolExecutor(min(concurrency, WATCHERS), thread_name_prefix="mayfly-map")
         waiting: deque[Future[Any]] = deque()
+        more = True
         try:
-            for payload in payloads:
-                if len(waiting) == concurrency:
-                    yield waiting.popleft().result()
-                waiting.append(pool.submit(self._drive, calls.run(task_type, payload)))
-            while waiting:
+            while True:
+                room = concurrency - len(waiting)
+                if more and room >= max(1, concurrency // 2):
+                    lines = gathered.take(min(room, batches.CHUNK), batches.PATIENCE_SECONDS)
+                    more = bool(lines)
+                    if lines:
+                        for one in self._drive(gathered.submit(lines)):
+                            waiting.append(pool.submit(self._result, one))
+                        continue
+                if not waiting:
+                    return
                 yield waiting.popleft().result()
         finally:
             # A caller that leaves early, or meets a failure, does not wait for what is still under way.
             pool.shutdown(wait=False, cancel_futures=True)
+
+    def _result(self, submitted: Submitted) -> Any:
+        return self._drive(calls.result(submitted.accepted().task_id))
 
     def list(self, **filters: Unpack[Filters]) -> Iterator[Task]:
         """Tasks, newest first, page by page as they are taken."""

@@ -19,7 +19,6 @@ from mayfly.client.models import (
     Worker,
     Workers,
 )
-from mayfly.client.submission import submit
 from mayfly.client.wire import (
     Call,
     Request,
@@ -108,12 +107,6 @@ def cancel(task_id: str) -> Call[Task]:
 def rerun(task_id: str, *, latest: bool = False) -> Call[Task]:
     answer = yield from send(post(task_path(task_id, "rerun"), {"latest": True} if latest else None))
     return decode(answer.body, Task)
-
-
-def run(task_type: str, payload: Any) -> Call[Any]:
-    """A task from its submission to its result."""
-    task = yield from submit(task_type, payload)
-    return (yield from result(task.task_id))
 
 
 def page(*, cursor: str | None = None, **filters: Unpack[Filters]) -> Call[Page]:

@@ -67,6 +67,8 @@ class Task(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     concurrency_key: str | None = None
     rerun_of: str | None = None
     """The task whose input this one has."""
+    batch: str | None = None
+    """The batch that it came with."""
     dispatcher: str | None = None
     image: str | None = None
     timeout_seconds: float | None = None

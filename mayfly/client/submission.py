@@ -17,6 +17,7 @@ from mayfly.client.wire import (
     Pause,
     Request,
     decode,
+    encode,
     given,
     params,
     pause_after,
@@ -25,7 +26,7 @@ from mayfly.client.wire import (
     send,
     timestamp,
 )
-from mayfly.task import Priority, RetryPolicy
+from mayfly.task import JSON, Priority, RetryPolicy
 
 KEY_HEADER: Final = "idempotency-key"
 
@@ -87,13 +88,14 @@ def submit(task_type: str, payload: Any = None, **options: Unpack[TaskOptions]) 
     if not options.get("idempotent", True):
         answer = yield from send(request)
     else:
-        answer = yield from _send_once(request, key)
+        answer, _ = yield from send_once(request, key)
     return decode(answer.body, Task)
 
 
-def _send_once(request: Request, own: str | None) -> Call[Answer]:
-    """Sends it until it is answered, under one key: the caller's own, or one that is made here."""
-    key = own or str(uuid.uuid4())
+def send_once(request: Request, own: str | None, made: str | None = None) -> Call[tuple[Answer, bool]]:
+    """Sends it until it is answered, under one key: the caller's own, or one that is made, here unless it is
+    given. With the answer goes whether it is of a request that had the key."""
+    key = own or made or str(uuid.uuid4())
     keyed = replace(request, headers={**request.headers, KEY_HEADER: key})
     in_doubt, task_id = False, None
     try:
@@ -108,7 +110,7 @@ def _send_once(request: Request, own: str | None) -> Call[Answer]:
                 continue
             assert answer is not None
             if 200 <= answer.status < 300:
-                return answer
+                return answer, True
             refusal = problem(answer)
             if refusal.code == "read_model_unavailable" and own is None and not in_doubt:
                 break
@@ -124,16 +126,33 @@ def _send_once(request: Request, own: str | None) -> Call[Answer]:
         if in_doubt or isinstance(error, UnexpectedAnswer):
             error.idempotency_key = key
         raise
-    return (yield from send(request))
+    return (yield from send(request)), False
 
 
 def _request(task_type: str, payload: Any, options: TaskOptions) -> Request:
-    data, tags = options.get("data"), options.get("tags", ())
-    if data is not None and payload is not None:
+    said = said_of(task_type, options)
+    if options.get("data") is None:
+        return post("/tasks", {**said, "payload": payload})
+    content_type, body = body_of(payload, options)
+    return Request("POST", "/tasks", query_of(said), {"content-type": content_type}, body)
+
+
+def body_of(payload: Any, options: TaskOptions) -> tuple[str, bytes]:
+    """The payload itself, with its content type: the option `data`, or JSON. Raises `ValueError`."""
+    data = options.get("data")
+    if data is None:
+        return JSON, encode(payload)
+    if payload is not None:
         raise ValueError("give a payload or data, not both")
+    return options.get("content_type", "application/octet-stream"), data
+
+
+def said_of(task_type: str, options: TaskOptions) -> dict[str, Any]:
+    """What the options say of a task, in the gateway's words. Raises `ValueError`."""
     if options.get("delay") is not None and options.get("run_at") is not None:
         raise ValueError("give a delay or run_at, not both")
-    said = given(
+    tags = options.get("tags", ())
+    return given(
         taskType=task_type,
         name=options.get("name"),
         priority=options.get("priority"),
@@ -146,13 +165,14 @@ def _request(task_type: str, payload: Any, options: TaskOptions) -> Request:
         concurrencyKey=options.get("concurrency_key"),
         callbackUrl=options.get("callback_url"),
         retry=_policy(options.get("retry")),
+        tags=list(tags) if tags else None,
     )
-    if data is None:
-        labels = {"tags": list(tags)} if tags else {}
-        return post("/tasks", {**said, "payload": payload, **labels})
-    query = (*params(said), *(("tag", tag) for tag in tags))
-    headers = {"content-type": options.get("content_type", "application/octet-stream")}
-    return Request("POST", "/tasks", query, headers, data)
+
+
+def query_of(said: dict[str, Any]) -> tuple[tuple[str, str], ...]:
+    """The same beside a payload that is the body."""
+    plain = {name: value for name, value in said.items() if name != "tags"}
+    return (*params(plain), *(("tag", tag) for tag in said.get("tags", ())))
 
 
 def _seconds(span: float | timedelta | None) -> float | None:

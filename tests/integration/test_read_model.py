@@ -566,3 +566,38 @@ async def test_every_method_says_that_redis_is_away(settings: Settings) -> None:
         with pytest.raises(ReadModelUnavailable, match="Redis does not answer"):
             await call
     await model.close()
+
+
+# --- batches
+
+
+async def test_a_batch_counts_its_tasks_by_status_whatever_order_they_are_told_in(
+    model: ReadModel, redis: Redis
+) -> None:
+    batch, other = new_task_id(), new_task_id()
+    first, second, third = (replace(task(), batch=batch) for _ in range(3))
+    foreign = replace(task(), batch=batch, tenant="acme")
+    await write(model, change(second, 1, Status.IN_PROGRESS))  # before its command
+    await model.queued(first, second, third, foreign, replace(task(), batch=other))
+    await write(model, change(first, 2, Status.COMPLETED), change(first, 1, Status.IN_PROGRESS))
+    await model.queued(first)  # as a rebuild tells it again
+    assert await model.batch("default", batch) == {
+        first.task_id: "COMPLETED",
+        second.task_id: "IN_PROGRESS",
+        third.task_id: "QUEUED",
+    }
+    assert await model.batch("acme", batch) == {foreign.task_id: "QUEUED"}
+    assert await model.batch("other", batch) == {}
+
+
+async def test_a_batch_goes_with_its_tasks(model: ReadModel, redis: Redis) -> None:
+    batch = new_task_id()
+    for tenant in ("default", "acme"):
+        one = replace(task(), batch=batch, tenant=tenant)
+        await model.queued(one)
+        ended = Change(one.task_id, one.partition, 5, Status.COMPLETED, {}, (), AT)
+        await write(model, ended)
+        assert await model.batch(tenant, batch) == {one.task_id: "COMPLETED"}
+        await model.remove([one.task_id])
+        assert await model.batch(tenant, batch) == {}
+    assert [key async for key in redis.scan_iter("mayfly:batch*")] == []

@@ -171,6 +171,14 @@ class ReadModel:
         tenant = filters["tenant"]
         return [one for one in self.hashes.values() if tenant_of(one) == tenant], self.next_cursor
 
+    async def batch(self, tenant: str, batch: str) -> dict[str, str]:
+        await self._look_up()
+        return {
+            task_id: one["status"]
+            for task_id, one in self.hashes.items()
+            if one.get("batch") == batch and tenant_of(one) == tenant
+        }
+
     async def reservation(self, task_id: str) -> Reservation | None:
         await self._look_up()
         return self.reservations.get(task_id)

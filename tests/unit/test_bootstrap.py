@@ -457,7 +457,7 @@ def test_the_context_has_mayflys_names_and_lambdas(sandbox: Sandbox) -> None:
         import time
         def handler(event, context):
             names = ("task_id attempt function_name function_version invoked_function_arn memory_limit_in_mb "
-                     "aws_request_id log_group_name log_stream_name client_context identity").split()
+                     "aws_request_id log_group_name log_stream_name client_context").split()
             left = context.get_remaining_time_in_millis()
             assert 0 < left <= 30_000 and context.deadline > time.time()
             return {name: getattr(context, name) for name in names}
@@ -473,7 +473,6 @@ def test_the_context_has_mayflys_names_and_lambdas(sandbox: Sandbox) -> None:
         "log_group_name": "/mayfly/resize",
         "log_stream_name": "0199-task/2",
         "client_context": None,
-        "identity": None,
     }
 
 
@@ -924,3 +923,41 @@ def test_a_log_ends_with_its_mark_and_a_result_leaves_a_process_that_stands_stil
     sandbox: Sandbox, handler: str, log: bytes, state: str
 ) -> None:
     assert answer_then_stand(sandbox, handler) == (log, state)
+
+
+LAMBDA = """
+import json
+
+print("loading")
+
+
+def lambda_handler(event, context):
+    assert context.get_remaining_time_in_millis() > 0
+    assert context.invoked_function_arn.split(":")[-1] == context.function_name
+    assert context.identity.cognito_identity_id is None
+    return {"statusCode": 200, "body": json.dumps([event["key1"], context.aws_request_id])}
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "entry"),
+    [("lambda_function.py", "lambda_function.lambda_handler"), ("app/main.py", "app.main.lambda_handler")],
+)
+def test_the_image_may_name_another_handler(sandbox: Sandbox, module: str, entry: str) -> None:
+    path = sandbox.folder / module
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(LAMBDA)
+    process = sandbox.start(MAYFLY_HANDLER=entry)
+    out, log = process.communicate(task(b'{"key1": "value1"}'), timeout=PATIENCE)
+    done = Outcome(split(out), log.decode(), process.returncode)
+    assert done.kinds == [b"A", b"R", b"B"], done
+    assert json.loads(done.frames[-1][1])["statusCode"] == 200
+
+
+def test_another_handler_that_is_not_there_is_named(sandbox: Sandbox) -> None:
+    (sandbox.folder / "lambda_function.py").write_text("def handler(event, context): ...")
+    process = sandbox.start("describe", MAYFLY_HANDLER="lambda_function.lambda_handler")
+    out, _ = process.communicate(timeout=PATIENCE)
+    assert json.loads(out)["error"]["message"] == (
+        "lambda_function.py defines no `lambda_handler`: add `def lambda_handler(event, context): ...`"
+    )

@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import socket
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta, timezone
@@ -26,6 +27,7 @@ from mayfly.client.wire import Answer, Pause, Request
 from mayfly.task import Status
 
 TASK = f"/tasks/{TASK_ID}"
+BATCH = "01939c1a-0000-7000-8000-0000000000ba"
 
 
 @pytest.fixture
@@ -512,26 +514,48 @@ def test_functions_and_workers_are_typed(gateway: ScriptedGateway, client: Clien
 # --- many at once
 
 
-def scripted_tasks(gateway: ScriptedGateway, results: list[Any]) -> None:
-    for number, value in enumerate(results):
-        task_id = TASK_ID[:-1] + str(number)
-        gateway.answer("POST /tasks", {"taskId": task_id, "status": "QUEUED"}, 202)
-        done: dict[str, Any] = {"taskId": task_id, "status": "COMPLETED", "result": value}
-        failed = {"taskId": task_id, "status": "FAILED", "error": {"type": "Function.Error", "message": "no"}}
-        gateway.answer(f"GET /tasks/{task_id}", failed if value == "fail" else done)
+def scripted_tasks(gateway: ScriptedGateway, results: list[Any], *sizes: int) -> None:
+    """Batches of those sizes, and what becomes of their tasks: "refuse" is refused, "fail" fails."""
+    numbers = iter(range(len(results)))
+    for size in sizes or [1] * len(results):
+        items: list[dict[str, Any]] = []
+        for number in (next(numbers) for _ in range(size)):
+            task_id, value = TASK_ID[:-1] + str(number), results[number]
+            problem = {"code": "invalid_payload", "detail": "no", "field": "payload"}
+            accepted = {"status": 202, "task": {"taskId": task_id, "status": "QUEUED"}}
+            items.append({"status": 422, "problem": problem} if value == "refuse" else accepted)
+            failed = {"status": "FAILED", "error": {"type": "Function.Error", "message": "no"}}
+            done = {"status": "COMPLETED", "result": value}
+            gateway.answer(
+                f"GET /tasks/{task_id}", {"taskId": task_id} | (failed if value == "fail" else done)
+            )
+        gateway.answer("POST /tasks/batch", {"batchId": BATCH, "items": items})
+
+
+def posted(gateway: ScriptedGateway) -> list[list[Any]]:
+    """The payloads of each batch."""
+    sent = [request for request in gateway.requests if request.method == "POST"]
+    return [[json.loads(line)["payload"] for line in request.body.split(b"\n")] for request in sent]
 
 
 def test_map_gives_the_results_in_the_payloads_order(gateway: ScriptedGateway, client: Client) -> None:
     scripted_tasks(gateway, ["a", "b", "c"])
     assert list(client.map("echo", ["a", "b", "c"], concurrency=1)) == ["a", "b", "c"]
-    posted = [request.json["payload"] for request in gateway.requests if request.method == "POST"]
-    assert posted == ["a", "b", "c"]
+    assert posted(gateway) == [["a"], ["b"], ["c"]]
+
+
+def test_map_submits_in_batches(gateway: ScriptedGateway, client: Client) -> None:
+    scripted_tasks(gateway, ["a", "b", "c"], 3)
+    assert list(client.map("echo", ["a", "b", "c"])) == ["a", "b", "c"]
+    assert posted(gateway) == [["a", "b", "c"]]
+    keys = {request.headers.get("idempotency-key") for request in gateway.requests[:1]}
+    assert None not in keys
 
 
 def test_map_takes_no_more_payloads_than_it_has_tasks_under_way(
     gateway: ScriptedGateway, client: Client
 ) -> None:
-    scripted_tasks(gateway, ["a", "b", "c", "d"])
+    scripted_tasks(gateway, ["a", "b", "c", "d"], 2, 1, 1)
     taken = []
 
     def payloads() -> Iterator[str]:
@@ -541,15 +565,18 @@ def test_map_takes_no_more_payloads_than_it_has_tasks_under_way(
 
     results = client.map("echo", payloads(), concurrency=2)
     next(results)
-    assert taken == ["a", "b", "c"]
+    assert taken == ["a", "b"]
     assert len(list(results)) == 3
 
 
-def test_map_raises_the_failure_in_its_turn(gateway: ScriptedGateway, client: Client) -> None:
-    scripted_tasks(gateway, ["a", "fail", "c"])
+@pytest.mark.parametrize(("what", "error"), [("fail", TaskFailed), ("refuse", ApiError)])
+def test_map_raises_the_failure_in_its_turn(
+    gateway: ScriptedGateway, client: Client, what: str, error: type[Exception]
+) -> None:
+    scripted_tasks(gateway, ["a", what, "c"])
     results = client.map("echo", ["a", "b", "c"], concurrency=1)
     assert next(results) == "a"
-    with pytest.raises(TaskFailed):
+    with pytest.raises(error):
         next(results)
     assert sum(request.method == "POST" for request in gateway.requests) == 2
 

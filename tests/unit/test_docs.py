@@ -168,6 +168,7 @@ def test_every_field_of_a_tasks_hash_is_documented() -> None:
             payload_sha256="00",
             request_sha256="00",
             tenant="acme",
+            batch="id",
         ),
         queue="default",
         lane=Lane.LOW,
@@ -213,6 +214,7 @@ def test_every_field_of_an_envelope_is_documented() -> None:
         origin=Origin(Lane.LOW, 0, 0),
         tenant="acme",
         callback_url="https://example.com/",
+        batch="id",
     )
     section = page("interfaces.md").partition("## Kafka: appending a task")[2].partition("\n##")[0]
     cells = re.findall(r"^\| (`[^|]+) \|", section, re.MULTILINE)

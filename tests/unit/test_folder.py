@@ -163,7 +163,7 @@ MANIFEST = [
     ("description = ''\ntimout = 5", "function.toml:2: unknown key timout: did you mean timeout?"),
     (
         "colour = 5",
-        "function.toml:1: unknown key colour: known are: description, timeout, memory, cpu, pids, "
+        "function.toml:1: unknown key colour: known are: description, handler, timeout, memory, cpu, pids, "
         "open_files, tmp, isolation, warm_pool, network, queue, retries, redeliver, concurrency, contract, "
         "env, secrets, schema, callback_url",
     ),
@@ -387,3 +387,54 @@ def test_requirements_of_comments_alone_are_none(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_requires_python_is_compared_by_minor_version(specifier: str | None, holds: bool) -> None:
     assert allows(specifier, "3.11") is holds
+
+
+LAMBDA = "def lambda_handler(event, context):\n    return event\n"
+
+
+@pytest.mark.parametrize(
+    ("handler", "module"),
+    [
+        ("lambda_function.lambda_handler", "lambda_function.py"),
+        ("app/main.run", "app/main.py"),
+        ("app.main.run", "app/main.py"),
+        ("handler.main", "handler.py"),
+    ],
+)
+def test_the_manifest_may_name_another_handler(tmp_path: Path, handler: str, module: str) -> None:
+    folder = read(tmp_path, {module: LAMBDA, "function.toml": f'handler = "{handler}"'})
+    assert (folder.contract, folder.manifest.module) == ("python", module)
+    assert folder.manifest.entry == handler.replace("/", ".")
+
+
+@pytest.mark.parametrize(
+    ("files", "handler", "message"),
+    [
+        (
+            {},
+            "lambda_function.lambda_handler",
+            'handler = "lambda_function.lambda_handler": there is no file',
+        ),
+        ({"handler.py": LAMBDA}, "lambda_handler", "handler is"),
+        ({"handler.py": LAMBDA}, "../up.handler", "handler is"),
+        ({"Dockerfile": "FROM mayfly/base"}, "a.b", "handler is for Python functions"),
+    ],
+)
+def test_a_handler_that_cannot_be_is_refused(
+    tmp_path: Path, files: dict[str, str | bytes], handler: str, message: str
+) -> None:
+    with pytest.raises(FunctionError) as caught:
+        read(tmp_path, {**files, "function.toml": f'\nhandler = "{handler}"'})
+    assert message in str(caught.value)
+    assert (caught.value.file, caught.value.line) == ("function.toml", 2)
+
+
+def test_packages_may_be_named_in_the_handlers_own_module(tmp_path: Path) -> None:
+    block = '# /// script\n# dependencies = ["httpx"]\n# ///\n'
+    files: dict[str, str | bytes] = {
+        "lambda_function.py": block + LAMBDA,
+        "function.toml": 'handler = "lambda_function.lambda_handler"',
+    }
+    requirements = read(tmp_path, files).requirements
+    assert requirements is not None
+    assert (requirements.lines, requirements.file) == (("httpx",), "lambda_function.py")

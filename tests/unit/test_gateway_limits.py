@@ -181,7 +181,9 @@ async def test_no_further_task_is_taken_while_too_many_run() -> None:
 async def test_a_request_of_many_tasks_counts_as_many() -> None:
     world = a_world(max_waiting_tasks=5)
     limits = world.gateway.limits
-    principal = world.gateway.access._principal({"headers": [(b"authorization", b"Bearer " + raw(world))]})
+    principal = world.gateway.access._principal(
+        {"type": "http", "headers": [(b"authorization", b"Bearer " + raw(world))]}
+    )
     scope: dict[str, Any] = {"headers": []}
     admission = limits.admit(scope, principal, submits=True)
     assert admission is not None
