@@ -6,6 +6,7 @@ no proxy is asked, nothing is kept open, and of an answer no more is read than i
 """
 
 import asyncio
+import os
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -14,8 +15,8 @@ from email.utils import parsedate_to_datetime
 from functools import cached_property
 from typing import Any, Final, NamedTuple
 
+import certifi
 import httpcore
-import httpx
 
 from mayfly.webhooks.addresses import Address, address_of
 from mayfly.webhooks.callback import Callback, Policy
@@ -62,8 +63,8 @@ class Courier:
 
     @cached_property
     def _trust(self) -> ssl.SSLContext:
-        """The roots that come with httpx, or those of SSL_CERT_FILE: made when they are needed."""
-        return httpx.create_ssl_context()
+        """Mozilla's roots, or those of SSL_CERT_FILE: read when they are needed."""
+        return ssl.create_default_context(cafile=os.environ.get("SSL_CERT_FILE") or certifi.where())
 
     async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> Answer:
         """Raises `Undelivered`."""

@@ -30,7 +30,6 @@ from gateway.errors import UNAVAILABLE, Problem, on_http
 from gateway.feed import Feeds
 from gateway.functions import Functions
 from gateway.health import Check, Health
-from gateway.jwks import Jwks
 from gateway.keys import Keys
 from gateway.letters import Letters
 from gateway.limits.limits import Counts, Limits
@@ -254,7 +253,12 @@ def _tokens(settings: Settings) -> Tokens | None:
     if settings.jwt_secret is None and settings.jwt_jwks_url is None:
         return None
     secret = settings.jwt_secret.get_secret_value() if settings.jwt_secret else None
-    public = Jwks(settings.jwt_jwks_url) if settings.jwt_jwks_url else None
+    public = None
+    if settings.jwt_jwks_url:
+        # Its HTTP client takes a third of a second to import: only for who needs it.
+        from gateway.jwks import Jwks
+
+        public = Jwks(settings.jwt_jwks_url)
     try:
         return Tokens(
             issuer=settings.jwt_issuer, audience=settings.jwt_audience, secret=secret, public=public

@@ -7,9 +7,11 @@ from typing import Any
 import httpx
 import jwt
 import pytest
+from argon2 import PasswordHasher
 from gateway_world import World, check_problem
 
 from gateway import users as gateway_users
+from mayfly.identity import users
 from mayfly.identity.keys import ApiKey, new_credential
 from mayfly.identity.principal import Scope
 
@@ -209,3 +211,7 @@ async def test_without_the_log_nobody_is_made(world: World) -> None:
     world.control.down = "timed out"
     check_problem(await make(world), 503, "log_unavailable", None)
     assert not world.control.book.users
+
+
+def test_to_check_for_nobody_takes_as_long_as_for_a_user() -> None:
+    assert not PasswordHasher().check_needs_rehash(users._NOBODY)
