@@ -215,7 +215,8 @@ class Connection(HttpToolsProtocol):
 
     def _settle(self) -> None:
         """Once a request came and was answered as a whole, the next one's head is waited for."""
-        if self._body_since is None and self.cycle.response_complete and not self.transport.is_closing():
+        answered = self.cycle is not None and self.cycle.response_complete
+        if answered and self._body_since is None and not self.transport.is_closing():
             self._watch.waits(self)
 
     def _head_size(self) -> int:

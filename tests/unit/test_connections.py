@@ -20,7 +20,13 @@ PATIENCE = 60.0
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
-    """`/flood` answers with more than any buffer holds, `/wait` after it was let go, others at once."""
+    """`/flood` answers with more than any buffer holds, `/wait` after it was let go, others at once; a
+    WebSocket is kept."""
+    if scope["type"] == "websocket":
+        await send({"type": "websocket.accept"})
+        while (await receive())["type"] != "websocket.disconnect":
+            pass
+        return
     headers = [(b"content-type", b"text/plain")]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     if scope["path"] == "/flood":
@@ -37,7 +43,7 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
 async def serving(most: int = 100) -> AsyncIterator[tuple[Watch, Callable[[], Awaitable[Talk]]]]:
     watch = Watch(most)
     listener = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(app, http=watch.protocol, ws="none", lifespan="off", log_config=None)  # type: ignore
+    config = uvicorn.Config(app, http=watch.protocol, ws="websockets-sansio", lifespan="off", log_config=None)  # type: ignore
     server = uvicorn.Server(config)
     server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign, assignment]
     running = asyncio.create_task(server.serve(sockets=[listener]))
@@ -121,6 +127,24 @@ async def test_after_an_answer_the_next_head_is_waited_for_as_long(cut_short: Cu
         cut_short("HEAD_SECONDS")
         talk[1].write(b"\r\n")
         assert await ended(talk) == b""
+
+
+async def test_a_websocket_may_be_silent_and_counts_as_a_connection(cut_short: Cut) -> None:
+    upgrade = b"connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n"
+    key = b"sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+    async with serving(most=1) as (watch, connect):
+        talk = await connect()
+        assert (await answer(talk, GET[:-2] % b"" + upgrade + key + b"\r\n")).startswith(b"HTTP/1.1 101")
+        cut_short("HEAD_SECONDS", "BODY_LATE_SECONDS", "WRITE_SECONDS")
+        began = watch.now
+        while watch.now - began < 0.5:
+            await asyncio.sleep(0.01)
+        assert len(watch._all) == 1
+        assert (await answer(await connect(), GET % b"")).startswith(b"HTTP/1.1 503")
+        talk[1].close()
+        while watch._all:
+            await asyncio.sleep(0.01)
+        assert (await answer(await connect(), GET % b"")).startswith(b"HTTP/1.1 200")
 
 
 async def test_a_body_that_nobody_reads_is_not_waited_for(cut_short: Cut) -> None:

@@ -201,6 +201,51 @@ def raw(world: World) -> bytes:
     return a_key(world, waiting_tasks=4)["authorization"].partition(" ")[2].encode()
 
 
+async def test_a_batch_that_is_read_whole_is_taken_whole_or_not_at_all() -> None:
+    world = a_world()
+    headers = a_key(world, waiting_tasks=4)
+    refused(await world.http.post("/tasks/batch", json=[BODY] * 5, headers=headers), "waitingTasks")
+    assert not world.commands.records
+    answer = await world.http.post("/tasks/batch", json=[BODY] * 4, headers=headers)
+    assert answer.json()["accepted"] == 4
+
+
+async def test_of_a_batch_of_lines_as_many_are_taken_as_there_is_room_for() -> None:
+    world = a_world()
+    headers = a_key(world, waiting_tasks=4) | {"content-type": "application/x-ndjson"}
+    lines = b'{"taskType": "echo", "payload": 1}\n' * 6
+    answer = (await world.http.post("/tasks/batch", content=lines, headers=headers)).json()
+    assert (answer["accepted"], answer["stopped"]["code"]) == (4, "too_many_requests")
+    assert len(world.commands.records) == 4
+
+
+async def test_the_bytes_of_a_batch_count() -> None:
+    world = a_world()
+    lines = b'{"taskType": "echo", "payload": 1}\n' * 4
+    headers = a_key(world, payload_bytes_per_day=len(lines)) | {"content-type": "application/x-ndjson"}
+    answer = await world.http.post("/tasks/batch", content=lines, headers=headers)
+    assert (answer.json()["accepted"], answer.headers["ratelimit-remaining"]) == (4, "0")
+    refused(await world.http.post("/tasks/batch", content=lines, headers=headers), "payloadBytesPerDay")
+    assert world.gateway.limits.load.held == 0
+
+
+async def test_a_call_is_a_task_like_any_other_while_it_is_waited_for() -> None:
+    world = a_world()
+    headers = a_key(world, waiting_tasks=1)
+    following = asyncio.create_task(world.gateway.waiters.follow())
+    waited = asyncio.create_task(world.http.post("/functions/echo/invoke", json=1, headers=headers))
+    while not world.commands.records:
+        await asyncio.sleep(0)
+    [envelope] = world.commands.envelopes
+    while world.gateway.limits.counters.gauges["acme"].reserved:
+        await asyncio.sleep(0)
+    assert world.gateway.limits.load.held == 0
+    world.read_model.hashes[envelope.task_id] |= {"status": "COMPLETED", "result": "2"}
+    world.read_model.tell("acme", taskId=envelope.task_id, status="COMPLETED")
+    assert (await waited).json() == 2
+    following.cancel()
+
+
 async def test_letters_are_driven_again_as_far_as_there_is_room() -> None:
     world = a_world()
     headers = a_key(world, waiting_tasks=2)

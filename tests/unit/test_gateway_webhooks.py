@@ -178,3 +178,14 @@ async def test_each_tenant_has_its_own() -> None:
             "no_webhook_secret",
             "callbackUrl",
         )
+
+
+async def test_wherever_a_task_comes_from_its_callback_is_looked_at(world: World) -> None:
+    await renew(world)
+    bad = "https://10.0.0.1/"
+    item = {"taskType": "echo", "payload": 1, "callbackUrl": bad}
+    said = (await world.http.post("/tasks/batch", json=[item])).json()
+    assert said["items"][0]["problem"]["code"] == "invalid_callback"
+    call = await world.http.post("/functions/echo/invoke", params={"callbackUrl": bad})
+    check_problem(call, 422, "invalid_callback", "callbackUrl")
+    assert not world.commands.records
