@@ -19,7 +19,7 @@ from mayfly.errors import IsolationRefused, SandboxLost
 
 log = structlog.get_logger(__name__)
 
-REST_SECONDS: Final = 0.05
+REST_SECONDS: Final = 0.15
 """For so long a task that took a container has the cores: to make the next one, and to remove the last one,
 are more work than most tasks are."""
 LULL_SECONDS: Final = 1.0
