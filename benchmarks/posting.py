@@ -9,7 +9,6 @@ import json
 import re
 import select
 import socket
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from itertools import cycle
@@ -84,19 +83,11 @@ class Connection:
         return data
 
 
-def post(connections: Sequence[Connection], requests: Iterator[bytes], count: int) -> None:
-    """Posts so many, each connection its next as soon as it has its answer. Raises `RuntimeError` for one
-    that was not accepted."""
-    _pump(connections, requests, count, float("inf"))
-
-
 def post_for(connections: Sequence[Connection], requests: Iterator[bytes], seconds: float) -> int:
-    """The same for so long: how many were accepted."""
-    return _pump(connections, requests, sys.maxsize, time.monotonic() + seconds)
-
-
-def _pump(connections: Sequence[Connection], requests: Iterator[bytes], count: int, end: float) -> int:
-    by_number = {connection.open(): connection for connection in connections[:count]}
+    """Posts for so long, each connection its next as soon as it has its answer: how many were accepted.
+    Raises `RuntimeError` for one that was not."""
+    end = time.monotonic() + seconds
+    by_number = {connection.open(): connection for connection in connections}
     sent = answered = 0
     with select.epoll() as poll:
         for number, connection in by_number.items():
@@ -109,7 +100,7 @@ def _pump(connections: Sequence[Connection], requests: Iterator[bytes], count: i
                 if status != ACCEPTED:
                     raise RuntimeError(f"a POST was answered {status}: {body[:300].decode(errors='replace')}")
                 answered += 1
-                if sent < count and time.monotonic() < end:
+                if time.monotonic() < end:
                     by_number[number].send(next(requests))
                     sent += 1
     return answered

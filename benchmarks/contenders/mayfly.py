@@ -8,7 +8,8 @@ while the clock ran, however many were ready before.
 import json
 import time
 from collections.abc import Iterator, Sequence
-from itertools import cycle
+from http import HTTPStatus
+from itertools import cycle, islice
 from typing import Final
 
 from confluent_kafka import KafkaError, Message, Producer
@@ -17,14 +18,14 @@ from benchmarks import feed
 from benchmarks.arena import PARKED, Arena
 from benchmarks.contenders.base import Measured, Unavailable
 from benchmarks.contenders.starlette import load
-from benchmarks.posting import Connection, post, request
+from benchmarks.posting import Connection, request
 from benchmarks.stage import Program
 from mayfly.adapters.kafka import client_config, lane_topic
-from mayfly.settings import Settings
+from mayfly.settings import MIB, Settings
 from mayfly.task import Envelope, Lane, encode, new_task_id
 
-CONNECTIONS: Final = 16
-"""Of the client that submits. It shares the cores with what it measures."""
+BATCH_BYTES: Final = 4 * MIB
+"""Of the tasks that are posted in one request, at most."""
 AFTER: Final = 100
 """Tasks of a backlog that have ended before the clock starts: its processes have been started then."""
 COLD: Final = 10
@@ -34,23 +35,31 @@ IGNORED: Final = 3
 
 
 class Tasks:
-    """A `feed.Queue` of tasks that are posted, `functions` in turn, each with a payload of so many bytes."""
+    """A `feed.Queue` of tasks that are posted in batches, `functions` in turn, each with a payload of so many
+    bytes. Those that are timed one by one are posted one by one."""
 
     def __init__(self, arena: Arena, functions: Sequence[str], payload: int) -> None:
         self._arena = arena
-        self._connections = [Connection(arena.url) for _ in range(CONNECTIONS)]
+        self._connection = Connection(arena.url)
         bodies = [
             json.dumps({"taskType": name, "payload": "x" * payload or None}).encode() for name in functions
         ]
-        self._requests = cycle([request(arena.url, "POST", "/tasks", body) for body in bodies])
+        self._bodies = cycle(bodies)
+        self._most = max(1, BATCH_BYTES // len(bodies[0]))
         self._base = arena.completed()
         self.submitted = 0
         self.dispatchers: Sequence[Program] = ()
         """Whose end is told, for no task would end then."""
 
     def submit(self, count: int) -> None:
-        post(self._connections, self._requests, count)
-        self.submitted += count
+        while count:
+            some = min(count, self._most)
+            body = b"[" + b",".join(islice(self._bodies, some)) + b"]"
+            status, answer = self._ask("POST", "/tasks/batch", body)
+            if status != HTTPStatus.OK or json.loads(answer)["accepted"] != some:
+                raise RuntimeError(f"a batch was answered {status}: {answer[:300].decode(errors='replace')}")
+            self.submitted += some
+            count -= some
 
     def done(self) -> int:
         for dispatcher in self.dispatchers:
@@ -61,18 +70,19 @@ class Tasks:
     def one(self) -> float:
         """How long one task takes until its client sees that it is COMPLETED, in milliseconds."""
         began = time.perf_counter()
-        _, accepted = self._connections[0].exchange(next(self._requests))
-        path = f"/tasks/{json.loads(accepted)['taskId']}?wait=60"
-        _, seen = self._connections[0].exchange(request(self._arena.url, "GET", path))
+        _, accepted = self._ask("POST", "/tasks", next(self._bodies))
+        _, seen = self._ask("GET", f"/tasks/{json.loads(accepted)['taskId']}?wait=60")
         took = time.perf_counter() - began
         if (status := json.loads(seen)["status"]) != "COMPLETED":
             raise Unavailable(f"a task that was waited for is {status}")
         self.submitted += 1
         return took * 1000
 
+    def _ask(self, method: str, path: str, body: bytes = b"") -> tuple[int, bytes]:
+        return self._connection.exchange(request(self._arena.url, method, path, body))
+
     def close(self) -> None:
-        for connection in self._connections:
-            connection.close()
+        self._connection.close()
 
 
 class Mayfly:
