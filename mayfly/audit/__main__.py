@@ -24,20 +24,21 @@ OFF, NO_ANSWER = 1, 2
 async def audit(settings: Settings, *, only: str | None = None, settle: float = 0.0) -> Report:
     """A report in any case: one that says which part did not answer, where one did not."""
     retention = Retention(settings.retention_days, settings.dead_letter_retention_days)
-    log, hashes = LogReader(settings, only), Hashes(settings)
+    hashes = Hashes(settings)
     try:
-        return await Audit(log, hashes, Objects(settings), only=only, retention=retention).run(settle)
+        return await Audit(
+            LogReader(settings, only), hashes, Objects(settings), only=only, retention=retention
+        ).run(settle)
     except MayflyError as error:
         return Report(trouble=str(error))
     finally:
-        log.close()
         await hashes.close()
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m mayfly.audit", description=__doc__)
     parser.add_argument("--queue", help="only this one")
-    parser.add_argument("--settle", type=float, default=0.0, metavar="SECONDS")
+    parser.add_argument("--settle", type=float, default=10.0, metavar="SECONDS")
     options = parser.parse_args()
     try:
         report = asyncio.run(audit(Settings(), only=options.queue, settle=options.settle))

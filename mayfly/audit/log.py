@@ -41,7 +41,7 @@ class _Topic(NamedTuple):
 
 
 class LogReader:
-    """A consumer without a group, so that nobody notices it. Raises `LogUnavailable`, each method.
+    """Consumers without a group, so that nobody notices them. Raises `LogUnavailable`, each method.
 
     `only` names the queue to look at; None is every queue that has topics, or that a function names.
     """
@@ -56,15 +56,12 @@ class LogReader:
             "enable.partition.eof": True,
             "auto.offset.reset": "error",
         }
-        self._consumer = Consumer(client_config(settings, **config))
+        self._config = client_config(settings, **config)
         self._topics: dict[str, _Topic] = {}
         self._next: dict[Slot, int] = {}
         self._records: dict[Slot, int] = {}
         self._starts: dict[Slot, int] = {}
         self.queues: set[str] = set()
-
-    def close(self) -> None:
-        self._consumer.close()
 
     def read(self, ledger: Ledger) -> set[str]:
         """From where the last call stopped to the ends that there are now; the tasks that were met."""
@@ -119,11 +116,26 @@ class LogReader:
 
     def _read_to(self, ends: dict[Slot, int], ledger: Ledger) -> set[str]:
         unread = {slot for slot, end in ends.items() if self._next[slot] < end}
-        self._consumer.assign([TopicPartition(*slot, self._next[slot]) for slot in sorted(unread)])
+        met: set[str] = set()
+        if unread:
+            # A new one each time: one that was used before may yet tell of an end that it came to then, and
+            # what lies before that would be passed over.
+            consumer = Consumer(self._config)
+            try:
+                consumer.assign([TopicPartition(*slot, self._next[slot]) for slot in sorted(unread)])
+                met = self._consume(consumer, unread, ends, ledger)
+            finally:
+                consumer.close()
+        ledger.dead_letters_compacted = self._compacted(DEAD_LETTER_TOPIC)
+        return met
+
+    def _consume(
+        self, consumer: Consumer, unread: set[Slot], ends: dict[Slot, int], ledger: Ledger
+    ) -> set[str]:
         met: set[str] = set()
         heard = time.monotonic()
         while unread:
-            messages = self._consumer.consume(BATCH, timeout=0.5)
+            messages = consumer.consume(BATCH, timeout=0.5)
             for message in messages:
                 slot = (message.topic() or "", message.partition() or 0)
                 offset = message.offset() or 0
@@ -142,8 +154,6 @@ class LogReader:
                     unread.discard(slot)
             if time.monotonic() - heard > PATIENCE_SECONDS:
                 raise LogUnavailable(f"Kafka has been silent for {PATIENCE_SECONDS:g} s")
-        self._consumer.unassign()
-        ledger.dead_letters_compacted = self._compacted(DEAD_LETTER_TOPIC)
         return met
 
     def _compacted(self, topic: str) -> bool:

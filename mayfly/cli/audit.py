@@ -21,7 +21,7 @@ def audit(
     settle: Annotated[
         float,
         typer.Option(min=0, metavar="SECONDS", help="Look again for so long at what may only lag behind."),
-    ] = 0.0,
+    ] = 10.0,
     queue: Annotated[str | None, typer.Option(metavar="NAME", help="Only this queue.")] = None,
     directory: Directory = None,
     json: Json = False,

@@ -24,8 +24,11 @@ from mayfly.adapters.kafka import (
 from mayfly.adapters.redis import ReadModel, task_key
 from mayfly.adapters.s3 import Blobs
 from mayfly.audit.__main__ import audit
+from mayfly.audit.ledger import Ledger
+from mayfly.audit.log import LogReader
 from mayfly.audit.report import Kind, Report
 from mayfly.events import Claimed, DeadLetter, DeferredRecord, Event, Finished, Reason
+from mayfly.retention import FOR_EVER
 from mayfly.settings import Settings
 from mayfly.task import (
     Envelope,
@@ -260,3 +263,21 @@ async def test_the_command_says_as_json_that_all_is_well_or_which_part_does_not_
     done = world.command("--json", MAYFLY_REDIS="redis://127.0.0.1:1/0")
     assert done.returncode == 2
     assert "Redis does not answer" in json.loads(done.stdout)["trouble"]
+
+
+async def test_what_is_appended_while_the_log_is_read_is_met_by_the_next_reading(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks = {(await world.accept())[0] for _ in range(60)}
+    reader, ledger = LogReader(world.settings, only=world.settings.queue), Ledger(FOR_EVER)
+    whole, step = reader._ends, 0
+
+    def ends() -> dict[tuple[str, int], int]:
+        return {slot: min(end, step) for slot, end in whole().items()}
+
+    monkeypatch.setattr(reader, "_ends", ends)
+    met: set[str] = set()
+    for step in range(61):  # noqa: B007 - `ends` reads it
+        # The broker sends all that there is, and says that the end was come to.
+        met |= await asyncio.to_thread(reader.read, ledger)
+    assert met == tasks
