@@ -63,7 +63,8 @@ class Scheduler:
         self._look_at = 0.0
         self._to_take_over: list[tuple[Partition, Command, Held]] = []
         self._shares = LaneShares()
-        self._turn = dict.fromkeys(Lane, 0)
+        self._last = dict.fromkeys(Lane, -1)
+        """The partition that was served last, by lane."""
         self._wake = asyncio.Event()
         self._stopped = False
 
@@ -140,16 +141,18 @@ class Scheduler:
     def _next(self) -> tuple[Partition, Work] | None:
         while lanes := [lane for lane in Lane if any(p.has_work(lane) for p in self.partitions.values())]:
             lane = self._shares.turn(lanes)
-            for partition in self._in_turn(lane):
+            for number in self._in_turn(lane):
+                partition = self.partitions[number]
                 if work := partition.next(lane):
+                    self._last[lane] = number
                     return partition, work
         return None
 
-    def _in_turn(self, lane: Lane) -> list[Partition]:
-        """The partitions, each time from another one on, so that none waits behind a full one."""
-        numbers = sorted(self.partitions)
-        first = self._turn[lane] = (self._turn[lane] + 1) % len(numbers)
-        return [self.partitions[number] for number in (*numbers[first:], *numbers[:first])]
+    def _in_turn(self, lane: Lane) -> list[int]:
+        """The partitions, from the one after that which was served last, so that none is served twice while
+        another could be, and none waits behind a full one."""
+        numbers, last = sorted(self.partitions), self._last[lane]
+        return [one for one in numbers if one > last] + [one for one in numbers if one <= last]
 
     def _abandoned(self) -> Iterator[tuple[Partition, Command, Held]]:
         """Parked commands whose holders are gone."""
