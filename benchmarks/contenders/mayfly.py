@@ -32,6 +32,8 @@ COLD: Final = 10
 """Containers that have ended before the clock starts: a dispatcher that has just begun is no steady state."""
 IGNORED: Final = 3
 """Of the tasks that are timed one by one, the first: something had to be started for them."""
+SETTLE: Final = 3.0
+"""Seconds after those."""
 
 
 class Tasks:
@@ -157,6 +159,8 @@ class Mayfly:
             return
         for _ in range(IGNORED):
             tasks.one()
+        # What was started for them, and what they used up, is there again by then.
+        time.sleep(SETTLE)
         end = time.monotonic() + self._singles
         while time.monotonic() < end:
             time.sleep(self._pause)

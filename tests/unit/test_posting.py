@@ -7,7 +7,7 @@ from itertools import repeat
 
 import pytest
 
-from benchmarks.posting import Connection, post, request
+from benchmarks.posting import Connection, post_for, request
 
 ANSWER = b'HTTP/1.1 202 Accepted\r\nContent-Length: 13\r\ncontent-type: application/json\r\n\r\n{"taskId":"1"'
 
@@ -64,12 +64,15 @@ def test_an_answer_is_read_whole_however_it_was_cut(serve: type[Server]) -> None
     connection.close()
 
 
-def test_so_many_are_posted_over_all_connections(serve: type[Server]) -> None:
+def test_each_connection_posts_until_the_time_is_over(serve: type[Server]) -> None:
     server = serve(ANSWER)
     connections = [Connection(server.url) for _ in range(3)]
     sent = request(server.url, "POST", "/tasks", b"{}")
-    post(connections, repeat(sent), 20)
-    assert server.requests == [sent] * 20
+    assert post_for(connections, repeat(sent), 0) == 3
+    assert server.requests == [sent] * 3
+    posted = post_for(connections, repeat(sent), 0.1)
+    assert posted > 3
+    assert server.requests == [sent] * (3 + posted)
     for connection in connections:
         connection.close()
 
@@ -78,5 +81,5 @@ def test_a_post_that_was_refused_is_told_with_what_was_answered(serve: type[Serv
     server = serve(b"HTTP/1.1 503 No\r\ncontent-length: 4\r\n\r\nlater")
     connection = Connection(server.url)
     with pytest.raises(RuntimeError, match="503: late"):
-        post([connection], repeat(b"POST"), 1)
+        post_for([connection], repeat(b"POST"), 0)
     connection.close()
