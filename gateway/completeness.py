@@ -5,14 +5,20 @@ when it finds that something was lost. A flush takes all marks. A queue that nev
 either, and nothing to miss: only one that was served needs its marks.
 """
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from itertools import compress
+from math import inf
 from typing import Final, Protocol
 
 from mayfly.errors import LogUnavailable, ReadModelUnavailable
 
 UNUSED_SECONDS: Final = 1.0
-"""For so long a queue that no dispatcher has served is taken to be without one."""
+"""Between two questions to the log whether a queue that no dispatcher had served has one now."""
+TRUSTED_SECONDS: Final = 30.0
+"""So old the last answer may be for a read that comes while the log is asked again: that takes longer than a
+read does, and a queue that is new has little to miss."""
 
 
 class Marks(Protocol):
@@ -41,7 +47,8 @@ class Completeness:
         self._was_served = was_served
         self._clock = clock
         self._used: set[str] = set()
-        self._unused_until: dict[str, float] = {}
+        self._unused_at: dict[str, float] = {}
+        self._asking: dict[str, asyncio.Task[bool]] = {}
 
     async def require(self) -> None:
         """Raises `ReadModelUnavailable` while anything is missing."""
@@ -52,32 +59,43 @@ class Completeness:
         """The queues of which not everything is there."""
         marked = await self._marks.marked(sorted(set(self._queues())))
         self._used.update(queue for queue, count in marked.items() if count >= self._partitions)
-        return [
-            queue
-            for queue, count in marked.items()
-            if count < self._partitions and await self._is_used(queue)
-        ]
+        return await self._used_of(queue for queue, count in marked.items() if count < self._partitions)
 
     async def start_over(self) -> list[str]:
         """Have all of it written anew; the queues whose dispatchers are to do that."""
-        queues = [queue for queue in sorted(set(self._queues())) if await self._is_used(queue)]
+        queues = await self._used_of(sorted(set(self._queues())), trusted=UNUSED_SECONDS)
         for queue in queues:
             await self._marks.unmark_all(queue)
         return queues
 
-    async def _is_used(self, queue: str) -> bool:
+    async def _used_of(self, queues: Iterable[str], *, trusted: float = TRUSTED_SECONDS) -> list[str]:
+        some = list(queues)
+        used = await asyncio.gather(*(self._is_used(queue, trusted) for queue in some))
+        return list(compress(some, used))
+
+    async def _is_used(self, queue: str, trusted: float) -> bool:
         if queue in self._used:
             return True
-        if self._unused_until.get(queue, 0) > self._clock():
+        age = self._clock() - self._unused_at.get(queue, -inf)
+        if age < UNUSED_SECONDS:
             return False
+        if (asking := self._asking.get(queue)) is None:
+            asking = self._asking[queue] = asyncio.create_task(self._ask(queue))
+            asking.add_done_callback(lambda _: self._asking.pop(queue))
+        # Others may wait for the same answer.
+        return False if age < trusted else await asyncio.shield(asking)
+
+    async def _ask(self, queue: str) -> bool:
+        served = False
         try:
-            if await self._was_served(queue):
-                self._used.add(queue)
-                return True
+            served = await self._was_served(queue)
         except LogUnavailable as error:
-            if queue not in self._unused_until:
+            if queue not in self._unused_at:
                 message = f"whether queue {queue} has tasks cannot be told: {error}"
                 raise ReadModelUnavailable(message) from error
             # Nobody had served it before, and while the log is away nobody does.
-        self._unused_until[queue] = self._clock() + UNUSED_SECONDS
-        return False
+        if served:
+            self._used.add(queue)
+        else:
+            self._unused_at[queue] = self._clock()
+        return served

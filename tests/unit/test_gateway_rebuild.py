@@ -1,12 +1,13 @@
 """While the read model has not all that the log has, reads are told to come again; others go on."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping
 
 import httpx
 import pytest
 from gateway_world import PARTITIONS, World, check_problem
 
-from gateway.completeness import UNUSED_SECONDS, Completeness
+from gateway.completeness import TRUSTED_SECONDS, UNUSED_SECONDS, Completeness
 from mayfly.errors import ReadModelUnavailable
 
 ID = "01936b3e-8d5a-7c3e-9f10-2b4c6d8e0f12"
@@ -139,7 +140,10 @@ async def test_a_queue_that_nobody_has_served_is_asked_about_again_after_a_while
     assert (await world.http.get("/tasks")).status_code == 200
     world.commands.served.add("default")
     world.clock += UNUSED_SECONDS * 2
-    check_problem(await world.http.get("/tasks"), 503, "read_model_unavailable", None)
+    # Reads go on while the log is asked.
+    while (answer := await world.http.get("/tasks")).status_code == 200:
+        await asyncio.sleep(0)
+    check_problem(answer, 503, "read_model_unavailable", None)
 
 
 async def test_while_the_log_cannot_tell_whether_anything_is_missing_reads_wait(world: World) -> None:
@@ -158,6 +162,9 @@ async def test_a_log_that_goes_away_closes_no_reads_that_were_open(world: World)
 class Marks:
     def __init__(self) -> None:
         self.asked: list[str] = []
+        self.served = {"used"}
+        self.let_go = asyncio.Event()
+        self.let_go.set()
 
     async def marked(self, queues: Iterable[str]) -> Mapping[str, int]:
         return dict.fromkeys(queues, 0)
@@ -167,25 +174,58 @@ class Marks:
 
     async def was_served(self, queue: str) -> bool:
         self.asked.append(queue)
-        return queue == "used"
+        await self.let_go.wait()
+        return queue in self.served
 
 
-async def test_the_log_is_asked_once_about_a_used_queue_and_once_a_second_about_others() -> None:
-    marks, now = Marks(), [0.0]
-    completeness = Completeness(
+def completeness_of(marks: Marks, now: list[float]) -> Completeness:
+    return Completeness(
         marks,
         partitions=1,
         queues=lambda: ["used", "unused"],
         was_served=marks.was_served,
         clock=lambda: now[0],
     )
+
+
+async def test_the_log_is_asked_once_about_a_used_queue_and_once_a_second_about_others() -> None:
+    marks, now = Marks(), [0.0]
+    completeness = completeness_of(marks, now)
     for _ in range(3):
         with pytest.raises(ReadModelUnavailable, match="used"):
             await completeness.require()
     assert sorted(marks.asked) == ["unused", "used"]
-    now[0] += UNUSED_SECONDS * 2
+    now[0] += TRUSTED_SECONDS * 2
     assert await completeness.missing() == ["used"]
     assert sorted(marks.asked) == ["unused", "unused", "used"]
+
+
+async def test_no_read_waits_for_the_log_to_say_again_that_a_queue_is_unused() -> None:
+    marks, now = Marks(), [0.0]
+    completeness = completeness_of(marks, now)
+    await completeness.missing()
+    marks.let_go = asyncio.Event()
+    now[0] += UNUSED_SECONDS * 2
+    assert await completeness.missing() == ["used"]
+    assert await completeness.missing() == ["used"]
+    marks.served.add("unused")
+    marks.let_go.set()
+    while len(await completeness.missing()) < 2:
+        await asyncio.sleep(0)
+    assert marks.asked.count("unused") == 2
+
+
+async def test_who_waits_for_the_log_waits_for_the_one_answer() -> None:
+    marks = Marks()
+    completeness = completeness_of(marks, [0.0])
+    marks.let_go = asyncio.Event()
+    waiting = [asyncio.create_task(completeness.missing()) for _ in range(3)]
+    while len(marks.asked) < 2:
+        await asyncio.sleep(0)
+    waiting[0].cancel()
+    marks.let_go.set()
+    assert [await one for one in waiting[1:]] == [["used"], ["used"]]
+    assert sorted(marks.asked) == ["unused", "used"]
 
 
 # --- by hand ------------------------------------------------------------------------------------------------
