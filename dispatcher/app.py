@@ -36,6 +36,7 @@ from dispatcher.repeats import Repeats
 from dispatcher.runtimes.choice import runtime_of
 from dispatcher.scheduler import Scheduler
 from dispatcher.secrets import Secrets
+from dispatcher.webhook_secrets import WebhookSecrets
 from dispatcher.world import World
 from mayfly import collector
 from mayfly.adapters.kafka import (
@@ -191,7 +192,7 @@ class Dispatcher:
         self.deliveries = Deliveries(
             self._courier,
             topics,
-            secrets=self._secrets_of,
+            secrets=WebhookSecrets(self._control.book, vault, now=_now).of,
             now=_now,
             told=self.metrics.webhook,
         )
@@ -338,10 +339,6 @@ class Dispatcher:
             return envelope.callback_url
         function = self._catalog.get(envelope.task_type)
         return function.callback_url if function else None
-
-    def _secrets_of(self, tenant: str) -> list[str]:
-        secret = self._control.book.webhooks.get(tenant)
-        return secret.current(_now()) if secret else []
 
     async def _hear_cancels(self) -> None:
         """A task may run here although its partition is another's by now: then no event of it is read."""

@@ -11,7 +11,7 @@ import heapq
 import itertools
 import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final, Protocol
@@ -21,8 +21,9 @@ import structlog
 
 from dispatcher.claims import backoff
 from dispatcher.courier import Answer, Undelivered
-from mayfly.errors import LogUnavailable
+from mayfly.errors import LogUnavailable, SecretsUnavailable
 from mayfly.faultpoints import FaultPoint, reached
+from mayfly.identity.vault import Unopened
 from mayfly.task import encode
 from mayfly.webhooks import callback
 from mayfly.webhooks.notice import Notice, decode_notice
@@ -75,15 +76,16 @@ class _Partition:
 
 
 class Deliveries:
-    """Implements `mayfly.adapters.kafka_shared.Reader`. `secrets` are a tenant's, to sign with; `now` is in
-    milliseconds since 1970; `told` is told what each attempt came to."""
+    """Implements `mayfly.adapters.kafka_shared.Reader`. `secrets` are a tenant's, to sign with, and may raise
+    `Unopened` and `SecretsUnavailable`; `now` is in milliseconds since 1970; `told` is told what each attempt
+    came to."""
 
     def __init__(
         self,
         courier: Courier,
         topic: Topic,
         *,
-        secrets: Callable[[str], list[str]],
+        secrets: Callable[[str], Awaitable[list[str]]],
         now: Callable[[], int],
         told: Callable[[str], None] = lambda _: None,
     ) -> None:
@@ -246,7 +248,10 @@ class Deliveries:
 
     async def _post(self, notice: Notice) -> Answer:
         """Raises `Undelivered`."""
-        secrets = self._secrets(notice.tenant)
+        try:
+            secrets = await self._secrets(notice.tenant)
+        except (Unopened, SecretsUnavailable) as error:
+            raise Undelivered(f"the tenant's secret cannot be opened: {error}") from error
         if not secrets:
             raise Undelivered("the tenant has no secret to sign with: PUT /webhooks/secret makes one")
         body, at = bytes(notice.body), self._now() // 1000

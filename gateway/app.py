@@ -110,13 +110,14 @@ class Gateway:
         self._keys = Keys(parts.control, self._uses)
         self._users = Users(parts.control, parts.control_is_read)
         self._audit = AuditLog(parts.audit)
-        self._secrets = Secrets(parts.control, vault_of(settings))
+        vault = vault_of(settings)
+        self._secrets = Secrets(parts.control, vault)
         self._tenants = Tenants(parts.control, self.limits.defaults)
         self._login = Login(parts.control.book, tokens, seconds=settings.login_seconds)
         self._functions = Functions(parts.catalog, parts.catalog_is_read)
         self._workers = Workers(parts.read_model)
         self._rebuilds = Rebuilds(parts.completeness)
-        self._webhooks = Webhooks(parts.control, parts.control_is_read, Policy.of(settings))
+        self._webhooks = Webhooks(parts.control, parts.control_is_read, Policy.of(settings), vault)
         acceptance = Acceptance(
             settings,
             self._functions,

@@ -2,8 +2,11 @@
 
 import asyncio
 import re
-from typing import Any, Final
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any, Final, NamedTuple
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -17,11 +20,22 @@ from gateway.responses import json_response
 from gateway.times import now
 from mayfly.identity.vault import MOST_BYTES, Context, Sealed, Unopened, Vault
 from mayfly.view import timestamp
+from mayfly.webhooks import sealing
 
 MOST_SECRETS: Final = 1000
 """Of one tenant: every gateway and dispatcher has all of them in memory."""
 _NAME: Final = re.compile(r"(?!MAYFLY_)[A-Za-z_][A-Za-z0-9_]{0,99}")
 """What function.toml takes for a secret's name."""
+
+
+class _Rotation(NamedTuple):
+    """Of a record of the control topic, which `anew` returns as it is where it has nothing to do."""
+
+    kind: str
+    place: str
+    context: Context
+    there: msgspec.Struct
+    anew: Callable[[], msgspec.Struct]
 
 
 class Secrets:
@@ -59,26 +73,36 @@ class Secrets:
         return json_response(_view(context.name, sealed))
 
     async def rotate(self, request: Request) -> Response:
-        """Encrypt anew, under the key that is set now, what is under another one; of every tenant."""
+        """Encrypt anew, under the key that is set now, what is under another one, or none; of every
+        tenant."""
         parameters(request)
         vault = self._need_vault()
         await audit.record(request, "secret.rotate")
         rotated = 0
         failed: list[dict[str, str]] = []
-        for place, sealed in sorted(self._control.book.secrets.items()):
-            context = Context(*place.split("/", 1))
-            if await asyncio.to_thread(vault.is_current, sealed):
-                continue
+        for kind, place, context, there, anew in self._rotations(vault):
             try:
-                fresh = await asyncio.to_thread(vault.rotated, context, sealed)
+                fresh = await asyncio.to_thread(anew)
             except Unopened as error:
                 failed.append({"tenant": context.tenant, "name": context.name, "detail": str(error)})
                 continue
             # Set anew, or removed, meanwhile: that is what counts.
-            if self._find(context) is sealed:
-                await self._control.put("secret", place, fresh)
+            if fresh is not there and self._there(kind).get(place) is there:
+                await self._control.put(kind, place, fresh)
                 rotated += 1
         return json_response({"rotated": rotated, "failed": failed})
+
+    def _rotations(self, vault: Vault) -> Iterator[_Rotation]:
+        for place, one in sorted(self._there("secret").items()):
+            context = Context(*place.split("/", 1))
+            yield _Rotation("secret", place, context, one, partial(_anew, vault, context, one))
+        for tenant, one in sorted(self._there("webhook").items()):
+            anew = partial(sealing.anew, vault, tenant, one, now())
+            yield _Rotation("webhook", tenant, sealing.context(tenant), one, anew)
+
+    def _there(self, kind: str) -> Mapping[str, Any]:
+        book = self._control.book
+        return book.secrets if kind == "secret" else book.webhooks
 
     def _need_vault(self) -> Vault:
         if self._vault is None:
@@ -96,6 +120,10 @@ class Secrets:
         prefix = f"{tenant}/"
         secrets = self._control.book.secrets.items()
         return {place.removeprefix(prefix): one for place, one in secrets if place.startswith(prefix)}
+
+
+def _anew(vault: Vault, context: Context, sealed: Sealed) -> Sealed:
+    return sealed if vault.is_current(sealed) else vault.rotated(context, sealed)
 
 
 def _name(request: Request) -> str:

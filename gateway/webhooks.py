@@ -1,5 +1,6 @@
 """Webhooks: whether a task's callback may be one, and the secret that a tenant's are signed with."""
 
+import asyncio
 import time
 from collections.abc import Callable
 
@@ -13,19 +14,24 @@ from gateway.parameters import parameters
 from gateway.ports import Control
 from gateway.responses import json_response
 from gateway.submissions import Submission
+from mayfly.identity.vault import Vault
 from mayfly.view import timestamp
 from mayfly.webhooks.callback import Policy
-from mayfly.webhooks.signing import OVERLAP_MS, rotated
+from mayfly.webhooks.sealing import sealed
+from mayfly.webhooks.signing import OVERLAP_MS, new_secret, rotated
 
 
 class Webhooks:
     """The handler of /webhooks/secret, and the check of each task. `is_read` says whether the secrets are
-    there."""
+    there. Without a vault a secret is stored in clear."""
 
-    def __init__(self, control: Control, is_read: Callable[[], bool], policy: Policy) -> None:
+    def __init__(
+        self, control: Control, is_read: Callable[[], bool], policy: Policy, vault: Vault | None
+    ) -> None:
         self._control = control
         self._is_read = is_read
         self._policy = policy
+        self._vault = vault
 
     def check(self, submission: Submission) -> None:
         """What can be known of a callback before the task runs: whoever delivers it looks again, and looks
@@ -55,10 +61,13 @@ class Webhooks:
             raise Problem("catalog_unavailable", "The secrets are still being read; try again in a moment.")
         now = time.time_ns() // 1_000_000
         before = self._control.book.webhooks.get(by.tenant)
-        secret = rotated(before, now, by.subject)
+        secret = new_secret()
+        record = rotated(secret, before, now, by.subject)
+        if self._vault is not None:
+            record = await asyncio.to_thread(sealed, self._vault, by.tenant, record)
         await audit.record(request, "webhook.renew", by.tenant)
-        await self._control.put("webhook", by.tenant, secret)
-        view = {"secret": secret.secret, "tenant": by.tenant, "createdAt": timestamp(now)}
+        await self._control.put("webhook", by.tenant, record)
+        view = {"secret": secret, "tenant": by.tenant, "createdAt": timestamp(now)}
         if before is not None:
             view["formerSignsUntil"] = timestamp(now + OVERLAP_MS)
         return json_response(view, headers={"cache-control": "no-store"})

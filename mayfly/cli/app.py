@@ -28,7 +28,9 @@ from mayfly.cli import (
     stack,
     submit,
     tasks,
+    tenants,
     users,
+    webhooks,
 )
 from mayfly.cli.output import FAILED, INTERRUPTED, UNREACHABLE, USAGE, fail
 from mayfly.errors import MayflyError
@@ -172,4 +174,6 @@ app.add_typer(dlq.app)
 app.add_typer(keys.app)
 app.add_typer(users.app)
 app.add_typer(secrets.app)
+app.add_typer(webhooks.app)
+app.add_typer(tenants.app)
 app.add_typer(audit_log.app)

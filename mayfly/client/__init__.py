@@ -10,7 +10,7 @@ Who asks is said by `api_key` or `token`, else by `MAYFLY_API_KEY`, else by the 
 A GET that meets no gateway, a 503 or a 429, is tried again up to two times, and so is a submission: it has an
 Idempotency-Key, so that it runs once however often it is sent (`Client.submit`). Nor does it matter
 how often a task is cancelled, a dead letter redriven or purged, or a rebuild begun. A rerun is never
-sent twice, nor is what makes a key or a user.
+sent twice, nor is what makes a key, a user or a secret.
 """
 
 from mayfly.client.aio import AsyncClient
@@ -34,7 +34,7 @@ from mayfly.client.errors import (
     WaitTimeout,
 )
 from mayfly.client.events import ChangeEvent, Event, LogEvent, ResetEvent, StatusEvent
-from mayfly.client.identity import Key, NewKey, Token, User
+from mayfly.client.identity import Allowance, Key, Limits, NewKey, Tenant, Tenants, Token, User
 from mayfly.client.models import (
     Attempt,
     FunctionInfo,
@@ -50,13 +50,14 @@ from mayfly.client.models import (
     TaskError,
     Worker,
 )
-from mayfly.client.secrets import Rotation, RotationFailure, Secret
+from mayfly.client.secrets import Rotation, RotationFailure, Secret, WebhookSecret
 from mayfly.client.submission import TaskOptions
 from mayfly.client.target import DEFAULT_URL
 from mayfly.task import FailureType, RetryPolicy
 
 __all__ = [
     "DEFAULT_URL",
+    "Allowance",
     "ApiError",
     "AsyncClient",
     "Attempt",
@@ -76,6 +77,7 @@ __all__ = [
     "FunctionInfo",
     "Key",
     "LetterFailure",
+    "Limits",
     "LogEvent",
     "NewKey",
     "NotFound",
@@ -98,6 +100,8 @@ __all__ = [
     "TaskError",
     "TaskFailed",
     "TaskOptions",
+    "Tenant",
+    "Tenants",
     "Token",
     "TooManyRequests",
     "Unauthenticated",
@@ -106,5 +110,6 @@ __all__ = [
     "Unreachable",
     "User",
     "WaitTimeout",
+    "WebhookSecret",
     "Worker",
 ]

@@ -16,9 +16,9 @@ from mayfly.client.blocking import CONCURRENCY, WATCHERS
 from mayfly.client.calls import Bytes, Filters
 from mayfly.client.dead_letters import DeadLetterFilters, Selection
 from mayfly.client.events import Change, ChangeStream, Event, EventStream, Resumed
-from mayfly.client.identity import Key, NewKey, Token, User
+from mayfly.client.identity import Key, Limits, NewKey, Tenant, Tenants, Token, User
 from mayfly.client.models import FunctionInfo, Page, Purge, Rebuild, Redrive, Task, Worker
-from mayfly.client.secrets import Rotation, Secret
+from mayfly.client.secrets import Rotation, Secret, WebhookSecret
 from mayfly.client.submission import TaskOptions
 from mayfly.client.target import require_private, target
 from mayfly.client.transport import answer, arguments, cut_short, options, unreachable
@@ -290,6 +290,18 @@ class AsyncClient:
     async def rotate_secrets(self) -> Rotation:
         """See `Client.rotate_secrets`."""
         return await self._drive(secrets.rotate())
+
+    async def renew_webhook_secret(self) -> WebhookSecret:
+        """See `Client.renew_webhook_secret`."""
+        return await self._drive(secrets.renew_webhook_secret())
+
+    async def tenants(self) -> Tenants:
+        """See `Client.tenants`."""
+        return await self._drive(identity.tenants())
+
+    async def set_tenant(self, tenant: str, **limits: Unpack[Limits]) -> Tenant:
+        """See `Client.set_tenant`."""
+        return await self._drive(identity.set_tenant(tenant, **limits))
 
     async def audit_log(self, **filters: Unpack[AuditFilters]) -> AsyncIterator[AuditRecord]:
         """See `Client.audit_log`."""

@@ -16,9 +16,9 @@ from mayfly.client.batches import Batch, Payloads, Submitted
 from mayfly.client.calls import Bytes, Filters
 from mayfly.client.dead_letters import DeadLetterFilters, Selection
 from mayfly.client.events import Change, ChangeStream, Event, EventStream, Resumed
-from mayfly.client.identity import Key, NewKey, Token, User
+from mayfly.client.identity import Key, Limits, NewKey, Tenant, Tenants, Token, User
 from mayfly.client.models import FunctionInfo, Page, Purge, Rebuild, Redrive, Task, Worker
-from mayfly.client.secrets import Rotation, Secret
+from mayfly.client.secrets import Rotation, Secret, WebhookSecret
 from mayfly.client.submission import TaskOptions
 from mayfly.client.target import require_private, target
 from mayfly.client.transport import answer, arguments, cut_short, options, unreachable
@@ -338,6 +338,18 @@ class Client:
     def rotate_secrets(self) -> Rotation:
         """Have every secret encrypted anew that is not under the gateway's present key."""
         return self._drive(secrets.rotate())
+
+    def renew_webhook_secret(self) -> WebhookSecret:
+        """A new secret to sign webhooks with, shown this once; the one before signs for a day more."""
+        return self._drive(secrets.renew_webhook_secret())
+
+    def tenants(self) -> Tenants:
+        """What tenants may ask for; for operators, as is `set_tenant`."""
+        return self._drive(identity.tenants())
+
+    def set_tenant(self, tenant: str, **limits: Unpack[Limits]) -> Tenant:
+        """In place of what was set before: of what is not given, that holds which holds for all."""
+        return self._drive(identity.set_tenant(tenant, **limits))
 
     def audit_log(self, **filters: Unpack[AuditFilters]) -> Iterator[AuditRecord]:
         """Who did what to what, newest first, page by page as they are taken."""

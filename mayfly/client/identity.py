@@ -1,7 +1,8 @@
-"""Keys, users and logging in: what the client asks and how it reads the answers. Without any I/O."""
+"""Keys, users, tenants and logging in: what the client asks and how it reads the answers. Without any I/O."""
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import TypedDict, Unpack
 from urllib.parse import quote
 
 import msgspec
@@ -52,6 +53,38 @@ class Token(msgspec.Struct, frozen=True, rename="camel"):
 
     def __repr__(self) -> str:
         return f"<Token for {self.expires_in_seconds} s>"
+
+
+class Allowance(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """What may be asked for; None is what holds for all."""
+
+    requests_per_second: float | None = None
+    waiting_tasks: int | None = None
+    running_tasks: int | None = None
+    payload_bytes_per_day: int | None = None
+
+
+class Tenant(msgspec.Struct, frozen=True):
+    """A tenant, and what was set for it."""
+
+    tenant: str
+    allowance: Allowance = Allowance()
+
+
+class Tenants(msgspec.Struct, frozen=True):
+    """Those that something was set for, and what holds for all others."""
+
+    tenants: tuple[Tenant, ...]
+    defaults: Allowance = Allowance()
+
+
+class Limits(TypedDict, total=False):
+    """An `Allowance`, in keywords."""
+
+    requests_per_second: float | None
+    waiting_tasks: int | None
+    running_tasks: int | None
+    payload_bytes_per_day: int | None
 
 
 class _Keys(msgspec.Struct):
@@ -110,6 +143,18 @@ def set_password(name: str, password: str) -> Call[User]:
     request = post(f"{_user_path(name)}/password", {"password": password}, method="PUT")
     answer = yield from send(request, again=True)
     return decode(answer.body, User)
+
+
+def tenants() -> Call[Tenants]:
+    answer = yield from send(Request("GET", "/tenants"))
+    return decode(answer.body, Tenants)
+
+
+def set_tenant(tenant: str, **limits: Unpack[Limits]) -> Call[Tenant]:
+    body = given(**msgspec.to_builtins(Allowance(**limits)))
+    # To set the same twice is to set it once.
+    answer = yield from send(post(f"/tenants/{quote(tenant, safe='')}", body, method="PUT"), again=True)
+    return decode(answer.body, Tenant)
 
 
 def _user_path(name: str) -> str:

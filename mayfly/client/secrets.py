@@ -1,4 +1,4 @@
-"""Secrets: setting, listing, removing, encrypting anew. Without any I/O."""
+"""Secrets: setting, listing, removing, encrypting anew, and what webhooks are signed with. No I/O."""
 
 from dataclasses import replace
 from datetime import datetime
@@ -41,6 +41,20 @@ class Rotation(msgspec.Struct, frozen=True):
     failed: tuple[RotationFailure, ...] = ()
 
 
+class WebhookSecret(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """A secret that was made just now: `secret` is what receivers check with, and is shown this once. Times
+    are UTC."""
+
+    secret: str
+    tenant: str
+    created_at: datetime
+    former_signs_until: datetime | None = None
+    """Until then the one before signs beside it; None where there was none."""
+
+    def __repr__(self) -> str:
+        return f"<WebhookSecret of {self.tenant}>"
+
+
 def listed() -> Call[tuple[Secret, ...]]:
     answer = yield from send(Request("GET", "/secrets"))
     return decode(answer.body, Secrets).secrets
@@ -65,6 +79,12 @@ def rotate() -> Call[Rotation]:
     request = replace(post("/secrets/rotate"), wait=ROTATION_SECONDS)
     answer = yield from send(request, again=True)
     return decode(answer.body, Rotation)
+
+
+def renew_webhook_secret() -> Call[WebhookSecret]:
+    # Asked once: the second time there would be another one.
+    answer = yield from send(Request("PUT", "/webhooks/secret"), again=False)
+    return decode(answer.body, WebhookSecret)
 
 
 def _path(name: str) -> str:

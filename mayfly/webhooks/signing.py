@@ -13,6 +13,8 @@ from typing import Final
 
 import msgspec
 
+from mayfly.identity.vault import Sealed
+
 PREFIX: Final = "whsec_"
 SECRET_BYTES: Final = 32
 OVERLAP_MS: Final = 86_400_000
@@ -24,15 +26,17 @@ MOST_FORMER: Final = 4
 class FormerSecret(msgspec.Struct, frozen=True, rename="camel"):
     """One that was replaced. It signs until then, milliseconds since 1970, UTC."""
 
-    secret: str
+    secret: str | Sealed
     until: int
 
 
 class WebhookSecret(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
-    """A tenant's, as it stands in the control topic. Times are milliseconds since 1970, UTC."""
+    """A tenant's, as it stands in the control topic. Times are milliseconds since 1970, UTC.
 
-    secret: str
-    """`whsec_` and 32 random bytes in Base64."""
+    What was written without a master key is in clear: `whsec_` and 32 random bytes in Base64.
+    """
+
+    secret: str | Sealed
     created_at: int
     created_by: str = ""
     former: tuple[FormerSecret, ...] = ()
@@ -41,7 +45,7 @@ class WebhookSecret(msgspec.Struct, frozen=True, rename="camel", omit_defaults=T
     def __repr__(self) -> str:
         return "WebhookSecret(...)"
 
-    def current(self, now: int) -> list[str]:
+    def current(self, now: int) -> list[str | Sealed]:
         """Those to sign with."""
         return [self.secret, *(one.secret for one in self.former if one.until > now)]
 
@@ -50,13 +54,13 @@ def new_secret() -> str:
     return PREFIX + base64.b64encode(os.urandom(SECRET_BYTES)).decode()
 
 
-def rotated(before: WebhookSecret | None, now: int, by: str) -> WebhookSecret:
+def rotated(secret: str, before: WebhookSecret | None, now: int, by: str) -> WebhookSecret:
     """A new one, beside which the one before signs for a day."""
     former: tuple[FormerSecret, ...] = ()
     if before is not None:
         left = tuple(one for one in before.former if one.until > now)
         former = (FormerSecret(before.secret, now + OVERLAP_MS), *left)[:MOST_FORMER]
-    return WebhookSecret(new_secret(), now, by, former)
+    return WebhookSecret(secret, now, by, former)
 
 
 def signatures(secrets: Iterable[str], message_id: str, timestamp: int, body: bytes) -> str:

@@ -12,7 +12,8 @@ import pytest
 from dispatcher import claims
 from dispatcher.courier import Answer, Undelivered
 from dispatcher.deliveries import AT_ONCE, AT_ONCE_OF_A_HOST, GIVE_UP_MS, Deliveries
-from mayfly.errors import LogUnavailable
+from mayfly.errors import LogUnavailable, SecretsUnavailable
+from mayfly.identity.vault import Unopened
 from mayfly.task import encode
 from mayfly.webhooks.notice import Notice, decode_notice
 from mayfly.webhooks.signing import new_secret, signatures
@@ -43,6 +44,7 @@ class World:
         self.down = 0
         self.told: list[str] = []
         self.secrets = {"acme": SECRETS}
+        self.locked: Exception | None = None
         self.tasks: list[asyncio.Task[None]] = []
 
     async def post(self, url: str, headers: dict[str, str], body: bytes) -> Answer:
@@ -61,6 +63,11 @@ class World:
             raise answer
         return answer
 
+    async def secrets_of(self, tenant: str) -> list[str]:
+        if self.locked is not None:
+            raise self.locked
+        return self.secrets.get(tenant, [])
+
     async def append_notice(self, task_id: str, value: bytes | None) -> None:
         if self.down:
             self.down -= 1
@@ -71,7 +78,7 @@ class World:
         made = Deliveries(
             self,
             self,
-            secrets=lambda tenant: self.secrets.get(tenant, []),
+            secrets=self.secrets_of,
             now=lambda: self.now,
             told=self.told.append,
         )
@@ -227,6 +234,22 @@ async def test_a_tenant_without_a_secret_gets_nothing_that_is_not_signed(world: 
     assert world.posts == []
     world.secrets = {"acme": SECRETS}
     await world.pass_time(deliveries, 2000)
+    assert len(world.posts) == 1
+
+
+@pytest.mark.parametrize("error", [Unopened("the key is not set"), SecretsUnavailable("KMS is away")])
+async def test_what_cannot_be_signed_now_is_tried_again_and_the_notice_says_why(
+    world: World, error: Exception
+) -> None:
+    world.locked = error
+    world.topic = [("a", encode(notice()))]
+    deliveries = world.owner()
+    await world.until(lambda: len(world.topic) == 2)
+    assert (world.posts, world.told) == ([], ["failed"])
+    assert world.left["a"].last == f"the tenant's secret cannot be opened: {error}"
+    world.locked = None
+    await world.pass_time(deliveries, 2000)
+    await world.until(lambda: not world.left)
     assert len(world.posts) == 1
 
 

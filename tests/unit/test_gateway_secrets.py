@@ -11,7 +11,8 @@ from test_gateway_identity import ADMIN, a_world, bearer, key
 from gateway import secrets
 from mayfly.errors import SecretsUnavailable
 from mayfly.identity.principal import Scope
-from mayfly.identity.vault import Context, LocalKeys, Vault
+from mayfly.identity.vault import Context, LocalKeys, Sealed, Vault
+from mayfly.webhooks import sealing
 
 KEYS = [base64.b64encode(bytes([number]) * 32).decode() for number in range(2)]
 VALUE = "correct horse battery staple"
@@ -134,6 +135,44 @@ async def test_what_no_key_opens_stays_and_is_named() -> None:
     answer = (await later.http.post("/secrets/rotate", headers=bearer(str(ADMIN)))).json()
     assert answer["rotated"] == 0
     assert [(one["tenant"], one["name"]) for one in answer["failed"]] == [("default", "TOKEN")]
+
+
+async def test_what_webhooks_are_signed_with_is_encrypted_anew_too() -> None:
+    """And what was in clear is so no more."""
+    world, clear = world_with_key(), a_world()
+    headers = bearer(str(ADMIN))
+    made = [(await world.http.put("/webhooks/secret", headers=headers)).json()["secret"] for _ in range(2)]
+    acme = bearer(key(clear, Scope.ADMIN))
+    plain = (await clear.http.put("/webhooks/secret", headers=acme)).json()["secret"]
+    later = a_world(secrets_key=KEYS[1], secrets_keys_old=KEYS[0])
+    later.control.book.webhooks = {**world.control.book.webhooks, **clear.control.book.webhooks}
+    assert later.control.book.webhooks["acme"].secret == plain
+    rotated = await later.http.post("/secrets/rotate", headers=headers)
+    assert rotated.json() == {"rotated": 2, "failed": []}
+    vault = Vault(LocalKeys(bytes([1]) * 32))
+    stored = later.control.book.webhooks
+    secrets = [stored["default"].secret, stored["default"].former[0].secret, stored["acme"].secret]
+    assert all(isinstance(one, Sealed) and vault.is_current(one) for one in secrets)
+    assert [sealing.opened(vault, "default", one) for one in secrets[:2]] == made[::-1]
+    assert sealing.opened(vault, "acme", secrets[2]) == plain
+    assert (await later.http.post("/secrets/rotate", headers=headers)).json()["rotated"] == 0
+
+
+async def test_one_that_no_key_opens_is_named_unless_it_signs_no_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = world_with_key()
+    headers = bearer(str(ADMIN))
+    await world.http.put("/webhooks/secret", headers=headers)
+    later = a_world(secrets_key=KEYS[1])
+    later.control.book.webhooks = dict(world.control.book.webhooks)
+    failed = (await later.http.post("/secrets/rotate", headers=headers)).json()["failed"]
+    assert [(one["tenant"], one["name"]) for one in failed] == [("default", "webhook-secret")]
+    await later.http.put("/webhooks/secret", headers=headers)
+    assert (await later.http.post("/secrets/rotate", headers=headers)).json()["failed"]
+    until = later.control.book.webhooks["default"].former[0].until
+    monkeypatch.setattr(secrets, "now", lambda: until)
+    assert (await later.http.post("/secrets/rotate", headers=headers)).json() == {"rotated": 0, "failed": []}
 
 
 async def test_only_operators_rotate() -> None:

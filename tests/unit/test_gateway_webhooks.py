@@ -1,16 +1,21 @@
 """Callbacks over HTTP: which are taken, and the secret that they are signed with."""
 
+import base64
 from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 from gateway_world import World, check_problem
 
+from mayfly.errors import SecretsUnavailable
 from mayfly.function import Function
 from mayfly.identity.keys import ApiKey, new_credential
 from mayfly.identity.principal import Scope
+from mayfly.identity.vault import LocalKeys, Sealed, Vault
 from mayfly.task import keyed_id
+from mayfly.webhooks.sealing import opened
 
 URL = "https://example.com/hook"
 
@@ -137,6 +142,34 @@ async def test_a_secret_is_shown_once_and_the_one_before_signs_for_a_day(world: 
     assert second["formerSignsUntil"] > second["createdAt"]
     stored = world.control.book.webhooks["default"]
     assert [stored.secret, *(one.secret for one in stored.former)] == [second["secret"], first["secret"]]
+
+
+async def test_with_a_master_key_nothing_of_a_secret_is_stored_in_clear(world: World) -> None:
+    """Neither is the one that was made before there was a key."""
+    before = await renew(world)
+    sealing = World(secrets_key=base64.b64encode(bytes(32)).decode())
+    sealing.control.book.webhooks = dict(world.control.book.webhooks)
+    async with sealing.http:
+        made = [before["secret"], *[(await renew(sealing))["secret"] for _ in range(2)]]
+        assert (await sealing.post(callbackUrl=URL)).status_code == 202
+    stored = sealing.control.book.webhooks["default"]
+    secrets = [stored.secret, *(one.secret for one in stored.former)]
+    assert all(isinstance(one, Sealed) for one in secrets)
+    written = msgspec.json.encode(stored).decode()
+    assert not any(one.removeprefix("whsec_").rstrip("=") in written for one in made)
+    vault = Vault(LocalKeys(bytes(32)))
+    assert [opened(vault, "default", one) for one in secrets] == made[::-1]
+
+
+async def test_while_kms_is_away_there_is_no_new_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(*_: Any, **__: Any) -> None:
+        raise SecretsUnavailable("KMS does not answer")
+
+    monkeypatch.setattr(Vault, "seal", away)
+    world = World(secrets_key=base64.b64encode(bytes(32)).decode())
+    async with world.http:
+        check_problem(await world.http.put("/webhooks/secret"), 503, "secrets_unavailable", None)
+    assert not world.control.book.webhooks
 
 
 async def test_no_cache_keeps_a_secret(world: World) -> None:

@@ -36,8 +36,8 @@ def test_every_secret_has_a_signature() -> None:
 
 
 def test_a_secret_that_was_replaced_signs_for_a_day_beside_the_new_one() -> None:
-    first = rotated(None, NOW, "key:1")
-    second = rotated(first, NOW + 5, "key:1")
+    first = rotated(new_secret(), None, NOW, "key:1")
+    second = rotated(new_secret(), first, NOW + 5, "key:1")
     assert first.current(NOW) == [first.secret]
     assert second.secret != first.secret
     assert second.current(NOW + 5) == [second.secret, first.secret]
@@ -46,12 +46,12 @@ def test_a_secret_that_was_replaced_signs_for_a_day_beside_the_new_one() -> None
 
 
 def test_those_replaced_within_a_day_all_sign_up_to_a_few() -> None:
-    secret, made = rotated(None, NOW, ""), []
+    secret, made = rotated(new_secret(), None, NOW, ""), []
     for number in range(MOST_FORMER + 2):
         made.append(secret.secret)
-        secret = rotated(secret, NOW + number, "")
+        secret = rotated(new_secret(), secret, NOW + number, "")
     assert secret.current(NOW + 10) == [secret.secret, *reversed(made)][: MOST_FORMER + 1]
-    later = rotated(secret, NOW + 2 * OVERLAP_MS, "")
+    later = rotated(new_secret(), secret, NOW + 2 * OVERLAP_MS, "")
     assert [one.secret for one in later.former] == [secret.secret]
 
 
