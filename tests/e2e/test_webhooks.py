@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from mayfly.adapters.kafka import Log, events_topic
+from mayfly.adapters.kafka import CONTROL_TOPIC, Log, events_topic, replay
 from mayfly.client import Client
 from mayfly.events import Finished
 from mayfly.faultpoints import WEBHOOKS, FaultPoint
@@ -197,6 +197,22 @@ def test_a_dispatcher_that_dies_there_loses_no_webhook(
     posts = receiver.of(task_id)
     assert len({post.headers["webhook-id"] for post in posts}) == 1
     assert posts[0].task["status"] == "COMPLETED"
+
+
+async def test_what_it_is_signed_with_is_not_in_the_control_topic(
+    fleet: Fleet, sleeper: Function, receiver: Receiver
+) -> None:
+    client = fleet.gateway()
+    made = [client.renew_webhook_secret().secret for _ in range(2)]
+    fleet.dispatchers(1)
+    task_id = submit(client, receiver)
+    eventually(lambda: bool(receiver.of(task_id)), "the task is posted")
+    [post] = receiver.of(task_id)
+    assert all(is_signed(post, secret) for secret in made)
+    entries = [entry async for batch in replay(fleet.settings, [(CONTROL_TOPIC, 0)]) for entry in batch]
+    written = [entry.value or b"" for entry in entries if entry.key == "webhook/default"]
+    assert b'"ciphertext"' in written[-1]
+    assert not any(secret.removeprefix("whsec_").encode() in one for secret in made for one in written)
 
 
 async def test_an_outcome_that_is_void_is_not_posted(
