@@ -253,7 +253,7 @@ class Deliveries:
         except (Unopened, SecretsUnavailable) as error:
             raise Undelivered(f"the tenant's secret cannot be opened: {error}") from error
         if not secrets:
-            raise Undelivered("the tenant has no secret to sign with: PUT /webhooks/secret makes one")
+            raise Undelivered("the tenant has no secret to sign with: `mayfly webhooks renew` makes one")
         body, at = bytes(notice.body), self._now() // 1000
         headers = {
             "content-type": "application/json",

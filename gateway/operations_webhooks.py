@@ -18,7 +18,7 @@ def paths() -> dict[str, Any]:
                 ),
                 "responses": {
                     "200": shared._json("The secret, this once", "NewWebhookSecret"),
-                    **shared._problems("log_unavailable", "catalog_unavailable"),
+                    **shared._problems("log_unavailable", "catalog_unavailable", "secrets_unavailable"),
                 },
             },
         },

@@ -47,13 +47,16 @@ class Webhooks:
         if not self._is_read():
             raise Problem("catalog_unavailable", "The secrets are still being read; try again in a moment.")
         detail = (
-            "The callback could not be signed: PUT /webhooks/secret makes the secret that receivers check it "
-            "with."
+            "The callback could not be signed: `mayfly webhooks renew`, or PUT /webhooks/secret, makes the "
+            "secret that receivers check it with."
         )
         raise Problem("no_webhook_secret", detail, field="callbackUrl")
 
     async def renew(self, request: Request) -> Response:
-        """A new secret, shown this once. The one before signs beside it for a day."""
+        """A new secret, shown this once. The one before signs beside it for a day.
+
+        Whatever is in clear yet is encrypted with it.
+        """
         parameters(request)
         by = principal_of(request)
         if not self._is_read():

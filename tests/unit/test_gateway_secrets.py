@@ -158,6 +158,11 @@ async def test_what_webhooks_are_signed_with_is_encrypted_anew_too() -> None:
     assert (await later.http.post("/secrets/rotate", headers=headers)).json()["rotated"] == 0
 
 
+async def test_no_secret_of_a_function_can_be_taken_for_what_webhooks_are_signed_with() -> None:
+    world = world_with_key()
+    check_problem(await put(world, sealing.NAME), 422, "invalid_secret", "name")
+
+
 async def test_one_that_no_key_opens_is_named_unless_it_signs_no_more(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
