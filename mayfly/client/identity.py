@@ -151,7 +151,7 @@ def tenants() -> Call[Tenants]:
 
 
 def set_tenant(tenant: str, **limits: Unpack[Limits]) -> Call[Tenant]:
-    body = given(**msgspec.to_builtins(Allowance(**limits)))
+    body = msgspec.to_builtins(Allowance(**limits))
     # To set the same twice is to set it once.
     answer = yield from send(post(f"/tenants/{quote(tenant, safe='')}", body, method="PUT"), again=True)
     return decode(answer.body, Tenant)
