@@ -176,6 +176,7 @@ class Dispatcher:
             topics,
             days=settings.retention_days,
             dead_letter_days=settings.dead_letter_retention_days,
+            upload_hours=settings.upload_hours,
         )
         self.world = World(
             queue=queue,

@@ -1,4 +1,4 @@
-"""Takes away what nobody has to keep any more: statuses, results, logs and payloads of old tasks.
+"""Takes away what nobody has to keep any more: uploads, and old tasks' statuses, results, logs, payloads.
 
 Every dispatcher sweeps, and none minds another: what is gone already is no error. The log is not touched: its
 topics keep what they are told to.
@@ -7,11 +7,13 @@ topics keep what they are told to.
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
 from typing import Any, Final, Protocol
 
 import structlog
 
 from mayfly.errors import BlobsUnavailable, LogUnavailable, ReadModelUnavailable
+from mayfly.uploads import UPLOADS
 
 log = structlog.get_logger(__name__)
 
@@ -19,6 +21,8 @@ INTERVAL_SECONDS: Final = 60.0
 BATCH: Final = 200
 EVENTS_SECONDS: Final = 3600
 """How long a change of a task can be heard of by whoever comes back."""
+UPLOADS_SECONDS: Final = 3600
+"""Between two looks for uploads that are too old."""
 DAY_MS: Final = 86_400_000
 
 
@@ -49,8 +53,13 @@ class ReadModel(Protocol):
 
 
 class Blobs(Protocol):
+    """Raises `BlobsUnavailable`."""
+
+    async def older(self, prefix: str, before: datetime) -> Sequence[str]:
+        """The keys below that prefix of what was put before then."""
+
     async def delete(self, keys: Sequence[str]) -> None:
-        """None there is no error. Raises `BlobsUnavailable`."""
+        """None there is no error."""
 
 
 class DeadLetters(Protocol):
@@ -59,7 +68,8 @@ class DeadLetters(Protocol):
 
 
 class Housekeeping:
-    """`days` and `dead_letter_days` are how long a task is kept after its end; 0 keeps for ever."""
+    """`days` and `dead_letter_days` are how long a task is kept after its end; 0 keeps for ever. An upload is
+    kept for `upload_hours`: what tasks need of it they have copies of."""
 
     def __init__(
         self,
@@ -69,6 +79,7 @@ class Housekeeping:
         *,
         days: float,
         dead_letter_days: float,
+        upload_hours: float,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._read_model = read_model
@@ -76,6 +87,8 @@ class Housekeeping:
         self._dead_letters = dead_letters
         self._days = days
         self._dead_letter_days = dead_letter_days
+        self._upload_hours = upload_hours
+        self._uploads_due = 0.0
         self._now = now
 
     async def run(self) -> None:
@@ -92,6 +105,7 @@ class Housekeeping:
     async def sweep(self) -> int:
         """Remove all that is too old; how many tasks that were."""
         await self._read_model.trim_events(int((self._now() - EVENTS_SECONDS) * 1000))
+        await self._sweep_uploads()
         swept = 0
         while old := await self._old():
             # The bytes first: a status is what leads to them.
@@ -103,6 +117,18 @@ class Housekeeping:
             await self._read_model.remove(task.task_id for task in old)
             swept += len(old)
         return swept
+
+    async def _sweep_uploads(self) -> None:
+        """Now and then: the store has to list them."""
+        now = self._now()
+        if now < self._uploads_due:
+            return
+        # A copy that began while the upload was still good is to find it until it is through.
+        before = datetime.fromtimestamp(now - self._upload_hours * 3600 - UPLOADS_SECONDS, UTC)
+        if old := await self._blobs.older(UPLOADS, before):
+            await self._blobs.delete(old)
+            log.info("swept", uploads=len(old))
+        self._uploads_due = now + UPLOADS_SECONDS
 
     async def _old(self) -> Sequence[Old]:
         now = int(self._now() * 1000)

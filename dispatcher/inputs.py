@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 
 from dotenv import dotenv_values
 
-from dispatcher.invocation import Request
+from dispatcher.invocation import Request, Streamed
 from dispatcher.messages import MESSAGE_CHARS
 from dispatcher.secrets import Secrets
 from mayfly import strictjson
@@ -20,7 +20,7 @@ from mayfly.task import JSON, BlobRef, Envelope, Failure, FailureType
 
 
 class Input(NamedTuple):
-    payload: bytes
+    payload: bytes | Streamed
     content_type: str
     environment: dict[str, str]
     """The folder's `.env` and the secrets: for the function's eyes only."""
@@ -89,6 +89,9 @@ class Payloads(Protocol):
     async def fetch(self, reference: BlobRef) -> bytes:
         """Raises `Refused` when the object is gone; waits while S3 is away."""
 
+    async def stream(self, reference: BlobRef) -> Streamed:
+        """The same, of what is too large to be in memory. So may its chunks raise, and wait."""
+
 
 class Inputs:
     """`functions_dir` is where the functions' `.env` files are."""
@@ -104,7 +107,7 @@ class Inputs:
     async def of(self, envelope: Envelope, function: Function) -> Input:
         """Raises `Refused`."""
         payload = await self._payload(envelope)
-        if envelope.content_type == JSON:
+        if isinstance(payload, bytes) and envelope.content_type == JSON:
             self._check(payload, function)
         elif not function.accepts_bytes:
             message = f"{function.name} takes JSON, and this payload is {envelope.content_type}"
@@ -113,7 +116,7 @@ class Inputs:
         secrets = await self._named(envelope.tenant, function, local)
         return Input(payload, envelope.content_type, local | secrets, tuple(secrets.values()))
 
-    async def _payload(self, envelope: Envelope) -> bytes:
+    async def _payload(self, envelope: Envelope) -> bytes | Streamed:
         if envelope.payload_base64 is not None:
             try:
                 return base64.b64decode(envelope.payload_base64, validate=True)
@@ -121,6 +124,8 @@ class Inputs:
                 raise Refused(FailureType.INVALID, f"payloadBase64: {error}") from error
         if envelope.payload_ref is None:
             return bytes(envelope.payload) or b"null"
+        if envelope.upload is not None:
+            return await self._payloads.stream(envelope.payload_ref)
         payload = await self._payloads.fetch(envelope.payload_ref)
         if hashlib.sha256(payload).hexdigest() != envelope.payload_ref.sha256:
             message = f"{envelope.payload_ref.key} does not have the hash that the command names"

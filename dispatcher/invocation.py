@@ -7,10 +7,10 @@ sandbox is trusted: every part has a cap, and a result that says it is JSON is r
 import asyncio
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from signal import Signals
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 
@@ -44,6 +44,15 @@ EXIT_ADVICE: Final = {75: Advice.RETRY, 65: Advice.PERMANENT}
 """EX_TEMPFAIL and EX_DATAERR of sysexits.h, in the Unix contract."""
 
 
+class Streamed(Protocol):
+    """A payload that is in no memory."""
+
+    @property
+    def size(self) -> int: ...
+    def chunks(self) -> AsyncIterator[bytes]:
+        """As many bytes, together. May raise what ends the attempt."""
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """A task as its sandbox gets it, and what the dispatcher takes back."""
@@ -53,7 +62,7 @@ class Request:
     attempt: int
     deadline_seconds: float
     """How long the function may take, from the moment it has its input."""
-    payload: bytes
+    payload: bytes | Streamed
     content_type: str
     version: str
     memory_mib: int
@@ -95,7 +104,8 @@ async def invoke(
     Once `stop` is set, the function is told, as at its deadline, and the reply is `Task.Cancelled`; an answer
     that came before stands. Both callbacks are called on the event loop: they must be quick, and not raise.
 
-    Raises `SandboxLost` where infrastructure failed. The sandbox is spent: removing it is the caller's.
+    Raises `SandboxLost` where infrastructure failed, and what a streamed payload raises. The sandbox is
+    spent: removing it is the caller's.
     """
     progress = Progress(on_progress)
     conversation = (_Python if contract == "python" else _Unix)(sandbox, request, progress, stop or Stop())
@@ -158,6 +168,25 @@ class _Conversation(ABC):
         failure = Failure(FailureType.CANCELLED, STOPPED) if stopped else Failure(FailureType.TIMEOUT, late)
         return _Answer(failure=failure, kill=True)
 
+    async def _given(
+        self, giving: "asyncio.Task[None]", outcome: Callable[[], Awaitable[_Answer]]
+    ) -> _Answer:
+        """The outcome, unless its input breaks off before: then what broke it is raised."""
+        waiting = asyncio.ensure_future(outcome())
+        try:
+            await asyncio.wait({giving, waiting}, return_when=asyncio.FIRST_COMPLETED)
+            # A sandbox that is lost, or just gone, is what the outcome tells.
+            error = None if waiting.done() else giving.exception()
+            if error is not None and not isinstance(error, SandboxLost):
+                raise error
+            return await waiting
+        finally:
+            await cancel(waiting)
+
+    async def _stream(self, payload: Streamed) -> None:
+        async for chunk in payload.chunks():
+            await self._sandbox.write(chunk)
+
     async def _terminate(self) -> None:
         """SIGTERM, the grace. What the function still writes is read, or its clean-up might block."""
         reading = asyncio.create_task(discard(self._sandbox.stdout))
@@ -211,15 +240,21 @@ class _Python(_Conversation):
         # The function's time starts here, so that one which does not read its input cannot stop the clock.
         self.started_at = _now_ms()
         seconds = self._request.deadline_seconds
+        payload = self._request.payload
         given = self._input(time.time() + seconds)
         late = f"the function took more than {seconds:g} s"
-        if len(given) <= WRITTEN_AT_ONCE:
+        if isinstance(payload, bytes) and len(given) <= WRITTEN_AT_ONCE:
             return await self._within(seconds, late, lambda: self._answered(given))
-        giving = asyncio.create_task(self._sandbox.write(given))
+        giving = asyncio.create_task(self._give(given))
         try:
-            return await self._within(seconds, late, self._outcome)
+            return await self._within(seconds, late, lambda: self._given(giving, self._outcome))
         finally:
             await cancel(giving)
+
+    async def _give(self, given: bytes) -> None:
+        await self._sandbox.write(given)
+        if not isinstance(self._request.payload, bytes):
+            await self._stream(self._request.payload)
 
     async def _answered(self, given: bytes) -> _Answer:
         await self._sandbox.write(given)
@@ -237,7 +272,10 @@ class _Python(_Conversation):
             "memoryMiB": request.memory_mib,
             "env": dict(request.env),
         }
-        return frame("T", msgspec.json.encode(task)) + frame("P", request.payload)
+        head = frame("T", msgspec.json.encode(task))
+        if isinstance(request.payload, bytes):
+            return head + frame("P", request.payload)
+        return head + frame("S", request.payload.size.to_bytes(8, "big"))
 
     async def _outcome(self) -> _Answer:
         content_type: str | None = None
@@ -287,12 +325,16 @@ class _Unix(_Conversation):
         seconds = self._request.deadline_seconds
         giving = asyncio.create_task(self._give())
         try:
-            return await self._within(seconds, f"the function took more than {seconds:g} s", self._outcome)
+            late = f"the function took more than {seconds:g} s"
+            return await self._within(seconds, late, lambda: self._given(giving, self._outcome))
         finally:
             await cancel(giving)
 
     async def _give(self) -> None:
-        await self._sandbox.write(self._request.payload)
+        if isinstance(self._request.payload, bytes):
+            await self._sandbox.write(self._request.payload)
+        else:
+            await self._stream(self._request.payload)
         await self._sandbox.close_stdin()
 
     async def _outcome(self) -> _Answer:

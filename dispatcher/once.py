@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from dispatcher.inputs import Inputs, Refused, environment_at_start
-from dispatcher.invocation import invoke
+from dispatcher.invocation import Streamed, invoke
 from dispatcher.runtimes.base import Runtime, SandboxSpec
 from dispatcher.runtimes.choice import runtime_of
 from dispatcher.secrets import Secrets
@@ -25,6 +25,9 @@ class NoStore:
     """A trial's payload is at hand, so nothing is ever fetched for it."""
 
     async def fetch(self, reference: BlobRef) -> bytes:
+        raise AssertionError(f"a trial has no payload in a store: {reference.key}")
+
+    async def stream(self, reference: BlobRef) -> Streamed:
         raise AssertionError(f"a trial has no payload in a store: {reference.key}")
 
 

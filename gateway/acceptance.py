@@ -16,6 +16,7 @@ from gateway.functions import Functions
 from gateway.limits.load import Load
 from gateway.observation import Metrics
 from gateway.ports import Blobs, Commands, ReadModel
+from gateway.stored import StoredInputs
 from gateway.submissions import THREAD_BYTES, Submission
 from gateway.webhooks import Webhooks
 from mayfly import view
@@ -59,11 +60,14 @@ class Acceptance:
         self._read_model = read_model
         self._announcer = Announcer(read_model)
         self._blobs = blobs
+        self._stored = StoredInputs(settings, blobs)
         self._metrics = metrics
         self._load = load
 
     async def accept(self, submission: Submission) -> Accepted:
-        """A task of its own. Raises `Problem`, and `BlobsUnavailable` for a payload that the store gets."""
+        """A task of its own. Raises `Problem`, and `BlobsUnavailable` for a payload that the store gets, or
+        has."""
+        submission = await self._stored.find(submission)
         function = self.check(submission)
         envelope = await _envelope(submission, new_task_id())
         partition = partition_of(envelope, function.concurrency, self._settings.partitions)
@@ -82,6 +86,7 @@ class Acceptance:
         request_sha256 = request_hash(submission, envelope)
         reservation = await self._read_model.reservation(task_id)
         if reservation is None:
+            submission = await self._stored.find(submission)
             function = self.check(submission)
             partition = partition_of(envelope, function.concurrency, self._settings.partitions)
             wanted = Reservation(request_sha256, partition, submission.queue or function.queue)
@@ -92,6 +97,7 @@ class Acceptance:
         if (record := await self._read_model.get(task_id)) is not None:
             return Accepted(task_id, record["status"], replayed=True)
         # Reserved and not known: this is the first append, or nobody can tell whether that took place.
+        submission = await self._stored.find(submission)
         function = self.check(submission)
         keyed = msgspec.structs.replace(envelope, request_sha256=request_sha256)
         queue = reservation.queue or submission.queue or function.queue
@@ -132,6 +138,10 @@ class Acceptance:
     async def _with_payload(self, envelope: Envelope, submission: Submission) -> Envelope:
         revision, payload = self._functions.revision, submission.payload
         replace = msgspec.structs.replace
+        if submission.stored is not None:
+            ref = await self._stored.copy(submission, envelope.task_id)
+            told = {"content_type": submission.content_type, "payload_sha256": ref.sha256 or None}
+            return replace(envelope, catalog_revision=revision, payload_ref=ref, **told)
         if len(payload) > self._settings.payload_inline_bytes:
             # Before the append: a command never names bytes that are not there yet.
             ref = await self._blobs.put(f"payloads/{envelope.task_id}", payload, submission.content_type)

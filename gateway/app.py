@@ -47,6 +47,7 @@ from gateway.sockets import Sockets, elsewhere
 from gateway.streams import Streams
 from gateway.tasks import Tasks
 from gateway.tenants import Tenants
+from gateway.uploads import Uploads
 from gateway.users import Users
 from gateway.uses import Uses
 from gateway.waiting import Waiters
@@ -130,6 +131,7 @@ class Gateway:
         )
         originals = Originals(parts.commands, parts.blobs)
         self._tasks = Tasks(settings, acceptance, parts.commands, parts.read_model, parts.blobs, self.waiters)
+        self._uploads = Uploads(settings, parts.blobs)
         self._batches = Batches(settings, acceptance, parts.read_model)
         self._calls = Calls(settings, acceptance, parts.read_model, parts.blobs, self.waiters)
         self._lambda = Lambda(settings, acceptance, self._calls, parts.blobs)
@@ -160,6 +162,8 @@ class Gateway:
             ("GET", "/tasks", self._tasks.list, read),
             ("GET", "/tasks/{task_id}", self._tasks.get, read),
             ("GET", "/tasks/{task_id}/result", self._tasks.result, read),
+            ("GET", "/tasks/{task_id}/result/url", self._tasks.result_url, read),
+            ("POST", "/uploads", self._uploads.create, submit),
             ("GET", "/tasks/{task_id}/logs", self._logs.get, read),
             ("GET", "/tasks/{task_id}/events", self._streams.get, read),
             ("GET", "/events", self._feeds.get, read),

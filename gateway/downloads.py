@@ -1,5 +1,6 @@
 """Bytes that a function made, given to whoever asks: results and logs."""
 
+import mimetypes
 from typing import Final
 
 from starlette.requests import Request
@@ -39,6 +40,23 @@ async def download(
     if request.method == "HEAD":
         return Response(headers=headers)
     return StreamingResponse(chunks, headers=headers)
+
+
+async def presigned(blobs: Blobs, key: str, content_type: str, name: str, seconds: int) -> str:
+    """A URL at which the store gives the object to whoever asks, for so long. Raises `Problem` where it is
+    gone, and `BlobsUnavailable`.
+
+    A browser saves what it finds there, and does not show it: the store sends none of the headers that keep
+    a page from the rest of its origin.
+    """
+    try:
+        await blobs.describe(key)
+    except BlobNotFound as error:
+        raise Problem("blob_gone", "The store does not have these bytes any more.") from error
+    safe = _safe_type(content_type)
+    suffix = mimetypes.guess_extension(safe.partition(";")[0].strip()) or ""
+    disposition = f'attachment; filename="{name}{suffix}"'
+    return await blobs.get_url(key, content_type=safe, disposition=disposition, seconds=seconds)
 
 
 def text(content: str, more: dict[str, str] | None = None) -> Response:

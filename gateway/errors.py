@@ -65,6 +65,8 @@ CODES: Final[dict[str, Kind]] = {
     "invalid_payload": Kind(422, "The payload is not what the function takes"),
     "batch_too_large": Kind(413, "There are too many tasks in the batch"),
     "payload_too_large": Kind(413, "The payload is too large"),
+    "unknown_upload": Kind(404, "There is no upload with this id"),
+    "upload_changed": Kind(409, "The upload was written anew while the task was taken"),
     # --- what was asked for
     "unknown_task": Kind(404, "There is no task with this id"),
     "unknown_batch": Kind(404, "There is no batch with this id"),

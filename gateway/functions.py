@@ -45,7 +45,11 @@ class Functions:
         if submission.image is not None:
             # A re-run on the image of then: today's schema says nothing about it.
             return function
-        if submission.is_json:
+        if submission.upload is not None:
+            if not function.accepts_bytes:
+                detail = f"{function.name} takes JSON only: give it a payload, not an upload."
+                raise Problem("unsupported_media_type", detail, field="upload")
+        elif submission.is_json:
             self._check(function, submission)
         elif not function.accepts_bytes:
             detail = f"{function.name} takes JSON only: send application/json."

@@ -11,7 +11,7 @@ from pydantic_core import PydanticCustomError
 
 from gateway import times
 from gateway.models_limits import Allowance
-from mayfly.task import MAX_ATTEMPTS, MAX_DELAY_SECONDS, MAX_TIMEOUT_SECONDS
+from mayfly.task import MAX_ATTEMPTS, MAX_DELAY_SECONDS, MAX_TIMEOUT_SECONDS, UUID
 
 _NO_CONTROLS = "^[^\\u0000-\\u001f\\u007f]+$"
 
@@ -74,12 +74,22 @@ class Retry(_Model):
     )
 
 
+def _payload_or_upload(schema: dict[str, Any]) -> None:
+    schema["required"].remove("payload")
+    schema["oneOf"] = [{"required": ["payload"]}, {"required": ["upload"]}]
+
+
 class TaskRequest(_Model):
     """One request to run one function once."""
+
+    model_config = ConfigDict(json_schema_extra=_payload_or_upload)
 
     task_type: str = Field(description="The function's name.", examples=["echo"])
     payload: Any = Field(
         description="What the function gets: any JSON that its schema allows, nested to at most 32 levels."
+    )
+    upload: Annotated[str, StringConstraints(pattern=UUID)] | None = Field(
+        None, description="An upload's id, in place of `payload`: its bytes are what the function gets."
     )
     name: Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=_NO_CONTROLS)] | None = (
         Field(None, description="A label for people.")
@@ -194,6 +204,7 @@ class Task(_Model):
     concurrency_key: str | None = None
     rerun_of: TaskId | None = Field(None, description="The task whose input this one has.")
     batch: str | None = Field(None, description="The batch that it came with.")
+    upload: str | None = Field(None, description="The upload that its payload is.")
     cancel_requested_at: Timestamp | None = None
     started_at: Timestamp | None = Field(None, description="When that attempt started.")
     finished_at: Timestamp | None = None

@@ -18,6 +18,7 @@ from gateway import (
     models_calls,
     models_limits,
     models_secrets,
+    models_uploads,
     models_users,
     models_webhooks,
 )
@@ -50,6 +51,7 @@ _MODELS: Final[list[type[BaseModel]]] = [
     models_users.PasswordRequest,
     models_users.UserList,
     *models_secrets.MODELS,
+    *models_uploads.MODELS,
     *models_audit.MODELS,
     models_webhooks.NewWebhookSecret,
     models_limits.Allowance,

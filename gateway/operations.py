@@ -22,6 +22,7 @@ def paths(requests: dict[str, str]) -> Json:
         operations_events,
         operations_limits,
         operations_secrets,
+        operations_uploads,
         operations_users,
         operations_webhooks,
     )
@@ -35,6 +36,7 @@ def paths(requests: dict[str, str]) -> Json:
         operations_webhooks,
         operations_events,
         operations_audit,
+        operations_uploads,
     )
     return own | {path: there for part in parts for path, there in part.paths().items()}
 
@@ -266,6 +268,8 @@ _BODY: Final = (
 _SUBMITTING: Final = (
     *(code for code in _BODY if code != "invalid_body"),
     "payload_too_large",
+    "unknown_upload",
+    "upload_changed",
     "invalid_task",
     "invalid_header",
     "idempotency_conflict",

@@ -152,12 +152,47 @@ class ReadModel(Protocol):
     async def ping(self) -> None: ...
 
 
+class StoredObject(Protocol):
+    """What the store says of an object: bytes, content type, and the SHA-256 in hex that whoever put it there
+    promised, or nothing."""
+
+    @property
+    def size(self) -> int: ...
+    @property
+    def content_type(self) -> str: ...
+    @property
+    def sha256(self) -> str: ...
+
+
+class Target(Protocol):
+    """Where something can be put, with these headers."""
+
+    @property
+    def url(self) -> str: ...
+    @property
+    def headers(self) -> dict[str, str]: ...
+
+
 class Blobs(Protocol):
     """Objects by key. Every method raises `BlobsUnavailable`."""
 
     async def put(self, key: str, data: bytes, content_type: str) -> BlobRef: ...
     async def open(self, key: str) -> tuple[int, AsyncIterator[bytes]]:
         """Size in bytes, and the chunks. Raises `BlobNotFound`."""
+
+    async def describe(self, key: str) -> StoredObject:
+        """Raises `BlobNotFound`."""
+
+    async def copy(self, key: str, to: str) -> None:
+        """Raises `BlobNotFound`."""
+
+    async def put_url(
+        self, key: str, *, size: int, content_type: str, sha256: str | None, seconds: int
+    ) -> Target:
+        """Where anybody can put these bytes there, and no others, for so long."""
+
+    async def get_url(self, key: str, *, content_type: str, disposition: str, seconds: int) -> str:
+        """Where anybody can get the object, for so long, with these headers."""
 
     async def ping(self) -> None: ...
 

@@ -41,16 +41,23 @@ class Originals:
         `BlobsUnavailable`.
         """
         envelope = await self._envelope(record)
-        payload = await self._payload(envelope)
-        if envelope.payload_sha256 not in (None, hashlib.sha256(payload).hexdigest()):
-            raise _gone("the payload is not the one that was sent")
+        given: dict[str, Any]
+        if envelope.upload is not None and (ref := envelope.payload_ref) is not None:
+            # It may be large: the store makes the new task's copy of it.
+            await self._check_stored(ref)
+            given = {"payload": b"", "upload": envelope.upload, "stored": ref}
+        else:
+            payload = await self._payload(envelope)
+            if envelope.payload_sha256 not in (None, hashlib.sha256(payload).hexdigest()):
+                raise _gone("the payload is not the one that was sent")
+            value = await _value(payload) if envelope.content_type == JSON else None
+            given = {"payload": payload, "value": value}
         return Submission(
+            **given,
             task_type=envelope.task_type,
             tenant=envelope.tenant,
             lane=command_of(record).lane,
-            payload=payload,
             content_type=envelope.content_type,
-            value=await _value(payload) if envelope.content_type == JSON else None,
             name=envelope.name,
             timeout_seconds=envelope.timeout_seconds,
             tags=envelope.tags,
@@ -88,6 +95,14 @@ class Originals:
         except ValueError as error:
             raise _gone(f"its payloadBase64 cannot be read: {error}") from error
 
+    async def _check_stored(self, ref: BlobRef) -> None:
+        try:
+            found = await self._blobs.describe(ref.key)
+        except BlobNotFound as error:
+            raise _gone("the store does not have its payload any more") from error
+        if found.size != ref.size:
+            raise _gone("the payload in the store has another size")
+
     async def _stored(self, ref: BlobRef) -> bytes:
         try:
             size, chunks = await self._blobs.open(ref.key)
@@ -113,7 +128,7 @@ class Reruns:
         parameters(request)
         wanted = checked(RerunRequest, await json_body(request), "invalid_body")
         record = await own(request, self._read_model)
-        if (admission := admission_of(request)) is not None:
+        if (admission := admission_of(request)) is not None and "upload" not in record:
             # Its payload comes into memory although nobody sends it.
             admission.hold(int(record.get("payloadBytes", 0)))
         submission = await self._originals.submission(record, latest=wanted.latest)

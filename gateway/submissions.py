@@ -19,7 +19,7 @@ from gateway.times import milliseconds
 from mayfly import strictjson
 from mayfly.settings import KIB, Settings
 from mayfly.strictjson import Fault, StrictJSONError, field_path
-from mayfly.task import JSON, Envelope, FailureType, Lane, RetryPolicy
+from mayfly.task import JSON, BlobRef, Envelope, FailureType, Lane, RetryPolicy
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -29,6 +29,7 @@ MAX_BODY_DEPTH: Final = strictjson.MAX_DEPTH + 1
 """The payload is one level down in the body."""
 THREAD_BYTES: Final = 64 * KIB
 """A larger body is parsed off the event loop, where others wait."""
+BYTES: Final = "application/octet-stream"
 
 _FAULTS: Final = {
     Fault.MALFORMED: "malformed_json",
@@ -68,6 +69,10 @@ class Submission:
     callback_url: str | None = None
     batch: str | None = None
     """The batch that it came with."""
+    upload: str | None = None
+    """The upload that its payload is, in place of `payload`."""
+    stored: BlobRef | None = None
+    """Where the store has that, and `content_type` is as it says there; None: it was not asked yet."""
 
     @property
     def is_json(self) -> bool:
@@ -96,7 +101,9 @@ class Submission:
             rerun_of=self.rerun_of,
             callback_url=self.callback_url,
             batch=self.batch,
-            payload_sha256=hashlib.sha256(self.payload).hexdigest(),
+            # Of an upload it is what whoever sent it said, if they did.
+            payload_sha256=hashlib.sha256(self.payload).hexdigest() if self.upload is None else None,
+            upload=self.upload,
         )
 
 
@@ -169,6 +176,12 @@ async def parse(body: bytes, *, max_depth: int = MAX_BODY_DEPTH) -> Any:
 def _from_json(body: bytes, value: Any, tenant: str) -> Submission:
     if not isinstance(value, dict):
         raise Problem("invalid_task", 'The body must be an object: {"taskType": ..., "payload": ...}.')
+    if "upload" in value:
+        if "payload" in value:
+            detail = "payload and upload exclude each other: the upload's bytes are the payload."
+            raise Problem("invalid_task", detail, field="upload")
+        task = _task(value | {"payload": None}, "invalid_task")
+        return replace(_submission(task, b"", BYTES, tenant), upload=task.upload)
     task = _task(value, "invalid_task")
     return _submission(task, bytes(_payload_decoder.decode(body).payload), JSON, tenant, value=task.payload)
 

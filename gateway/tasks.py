@@ -8,7 +8,7 @@ from starlette.responses import Response
 from gateway import audit
 from gateway.acceptance import Acceptance, Accepted
 from gateway.access import principal_of
-from gateway.downloads import download
+from gateway.downloads import download, presigned
 from gateway.errors import Problem
 from gateway.models import STATUSES
 from gateway.parameters import idempotency_key, page_limit, parameters, wait_seconds
@@ -16,12 +16,14 @@ from gateway.ports import Blobs, Commands, ReadModel
 from gateway.records import Record, command_of, own
 from gateway.responses import json_response
 from gateway.submissions import read_submission
+from gateway.times import now
 from gateway.views import task_view
 from gateway.waiting import Waiters
 from mayfly.errors import ReadModelUnavailable
 from mayfly.events import CancelRequested
 from mayfly.settings import Settings
 from mayfly.task import TERMINAL, Status, encode, keyed_id
+from mayfly.view import timestamp
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +85,22 @@ class Tasks:
 
     async def result(self, request: Request) -> Response:
         parameters(request)
+        record = await self._with_result(request)
+        content_type = record.get("resultContentType", "")
+        return await download(request, self._blobs, record["resultKey"], content_type)
+
+    async def result_url(self, request: Request) -> Response:
+        """Where the store itself gives the result to whoever asks, for a while."""
+        parameters(request)
+        record = await self._with_result(request)
+        seconds = self._settings.presigned_seconds
+        expires_at = timestamp(now() + seconds * 1000)
+        url = await presigned(
+            self._blobs, record["resultKey"], record.get("resultContentType", ""), record["taskId"], seconds
+        )
+        return json_response({"url": url, "expiresAt": expires_at}, headers={"cache-control": "no-store"})
+
+    async def _with_result(self, request: Request) -> Record:
         record = await own(request, self._read_model)
         if record["status"] not in TERMINAL:
             detail = (
@@ -92,8 +110,7 @@ class Tasks:
         if "resultKey" not in record:
             detail = f"The task is {record['status']}; /tasks/{record['taskId']} says why."
             raise Problem("no_result", detail)
-        content_type = record.get("resultContentType", "")
-        return await download(request, self._blobs, record["resultKey"], content_type)
+        return record
 
     async def cancel(self, request: Request) -> Response:
         """Ask for the task's end: when this is answered the log has it, and who owns the task sees to it."""

@@ -104,6 +104,14 @@ class Settings(BaseSettings):
     s3_secret_key: SecretStr | None = None
     s3_ca_file: FilePath | None = None
     """PEM certificates that an https endpoint's own is signed by, beside those that the system trusts."""
+    s3_public_endpoint: str | None = None
+    """URL by which clients reach the store, for uploads and downloads; unset: as the gateway does."""
+    presigned_seconds: int = Field(900, ge=1, le=7 * 86_400)
+    """How long the URL of an upload or a download is good for."""
+    upload_bytes: int = Field(5 * 1024 * MIB, ge=0, le=5 * 1024 * MIB)
+    """A larger upload is refused with 413. S3 takes 5 GiB at once, and copies no more."""
+    upload_hours: float = Field(24.0, gt=0)
+    """How long an upload can be used for tasks; then it is removed. Their copies of it stay with them."""
 
     # --- the dispatcher
     queue: str = "default"

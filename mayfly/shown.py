@@ -17,6 +17,7 @@ _TEXTS: Final = (
     "concurrencyKey",
     "rerunOf",
     "batch",
+    "upload",
     "cancelRequestedAt",
     "startedAt",
     "finishedAt",

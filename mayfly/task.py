@@ -112,7 +112,8 @@ NOTHING: Final = msgspec.Raw(b"")
 
 
 class BlobRef(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
-    """Bytes in S3: the object's key, its size in bytes, its SHA-256 in hex."""
+    """Bytes in S3: the object's key, its size in bytes, its SHA-256 in hex, which is empty where nobody told
+    it: of a file that was uploaded without one."""
 
     key: str
     size: int
@@ -191,6 +192,9 @@ class Envelope(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     """Where the task's end is posted to; None: where its function says, if it does."""
     batch: Annotated[str, msgspec.Meta(pattern=UUID)] | None = None
     """The batch that it came with."""
+    upload: Annotated[str, msgspec.Meta(pattern=UUID)] | None = None
+    """The upload whose bytes its payload is: `payload_ref` names this task's own copy, which the function
+    gets as a stream."""
 
 
 class Result(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):

@@ -66,6 +66,7 @@ class QueuedTask:
     request_sha256: str | None = None
     tenant: str = DEFAULT_TENANT
     batch: str | None = None
+    upload: str | None = None
 
     @property
     def status(self) -> Status:
@@ -97,6 +98,7 @@ class QueuedTask:
             payloadSha256=self.payload_sha256,
             requestSha256=self.request_sha256,
             batch=self.batch,
+            upload=self.upload,
         )
 
 
@@ -252,6 +254,7 @@ def queued(envelope: Envelope, *, queue: str, lane: Lane, partition: int, offset
         request_sha256=envelope.request_sha256,
         tenant=envelope.tenant,
         batch=envelope.batch,
+        upload=envelope.upload,
     )
 
 

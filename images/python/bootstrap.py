@@ -7,7 +7,8 @@ of its own for each (`mayfly_relay.py`).
 It speaks frames with the dispatcher: a kind (one ASCII byte), the body's length (u32, big-endian), the body.
 
     dispatcher, on stdin      T  JSON: taskId taskType attempt deadline contentType version memoryMiB env
-                              P  the payload's bytes
+                              P  the payload's bytes; or, of one that need not fit a frame,
+                              S  its length (u64, big-endian), behind which it comes as it is
                               M  before T, where tasks take turns: what is to end its log
     sandbox, on stdout        A  armed: the handler is imported, it waits
                               G  progress       {"fraction", "message"}
@@ -64,13 +65,14 @@ class Channel:
         os.dup2(os.open("/dev/null", os.O_RDONLY), 0)
         os.dup2(2, 1)
         self._lock = _thread.allocate_lock()  # progress may be told from several threads
+        self.stream = None
+        self._reads = False
         self.pid = os.getpid()
 
     def send(self, kind: bytes, body: bytes) -> None:
         frame = memoryview(kind + len(body).to_bytes(4, "big") + body)
         with self._lock:
-            while frame:
-                frame = frame[os.write(RESULT_FD, frame) :]
+            self._write(frame)
 
     def send_json(self, kind: bytes, body: dict[str, object]) -> None:
         import json
@@ -83,6 +85,41 @@ class Channel:
         if header[:1] != kind:
             raise RuntimeError(f"the dispatcher sent {header[:1]!r} where {kind!r} was due")
         return self._read(int.from_bytes(header[1:], "big"))
+
+    def receive_payload(self, as_stream: bool):
+        """The payload's bytes, or a stream that has them one after another."""
+        header = self._read(5)
+        size = int.from_bytes(header[1:], "big")
+        if header[:1] == b"S":
+            size = int.from_bytes(self._read(size), "big")
+        elif header[:1] != b"P":
+            raise RuntimeError(f"the dispatcher sent {header[:1]!r} where a payload was due")
+        if not as_stream:
+            self._reads = True
+            payload = self._read(size)
+            self._reads = False
+            return payload
+        import mayfly_files
+
+        self.stream = mayfly_files.Stream(TASK_FD, size)
+        return self.stream
+
+    @property
+    def has_unread(self) -> bool:
+        """Whether a task has left some of its payload in the channel."""
+        return self._reads or (self.stream is not None and self.stream.left > 0)
+
+    def send_file(self, kind: bytes, file) -> None:
+        """A frame whose body is that file's content."""
+        with self._lock:
+            self._write(memoryview(kind + file.size.to_bytes(4, "big")))
+            for part in file.chunks():
+                self._write(memoryview(part))
+
+    @staticmethod
+    def _write(part) -> None:
+        while part:
+            part = part[os.write(RESULT_FD, part) :]
 
     @staticmethod
     def _read(size: int) -> bytes:
@@ -211,7 +248,7 @@ def event_converter(handler):
     return mayfly_events.converter(handler)
 
 
-def make_event(payload: bytes, content_type: str, converter):
+def make_event(payload, content_type: str, converter):
     kind = content_type.partition(";")[0].strip().lower()
     is_json = kind == JSON or kind.endswith("+json")
     if converter is not None:
@@ -308,13 +345,13 @@ def answer(channel: Channel, handler, converter) -> bool:
     import mayfly_results  # noqa: F401 - now, rather than between the result and its answer
 
     task = json.loads(channel.receive(b"T"))
-    payload = channel.receive(b"P")
     os.environ.update(task["env"])
     if "logging" in sys.modules:
         show_log_lines()
     context = Context(task, channel)
     failure = result = None
     try:
+        payload = channel.receive_payload(converter is not None and converter.takes_stream)
         event = make_event(payload, task["contentType"], converter)
         result = call(handler, event, context)
     except SystemExit:
@@ -343,7 +380,10 @@ def report_result(channel: Channel, result: object) -> bool:
         return False
     flush()
     channel.send_json(b"R", {"contentType": content_type})
-    channel.send(b"B", body)
+    if isinstance(body, bytes):
+        channel.send(b"B", body)
+    else:
+        channel.send_file(b"B", body)
     return True
 
 

@@ -8,6 +8,7 @@ and dataclasses. A hint beyond those takes any JSON.
 import dataclasses
 import enum
 import inspect
+import io
 import json
 import sys
 import types
@@ -30,6 +31,8 @@ class HintError(TypeError):
 
 class Converter(typing.Protocol):
     accepts_bytes: bool
+    takes_stream: bool
+    """Whether the payload it is given is a stream."""
 
     def schema(self) -> Schema | None: ...
 
@@ -43,6 +46,8 @@ def converter(handler: Callable[..., Any]) -> Converter | None:
         return None
     if hint is bytes:
         return BytesConverter()
+    if hint in STREAMS or _is_path(hint):
+        return FileConverter(as_path=hint not in STREAMS)
     if "pydantic" in sys.modules:
         return PydanticConverter(hint)
     return PlainConverter(hint)
@@ -62,10 +67,47 @@ def _event_hint(handler: Callable[..., Any]) -> Any:
     return hints.get(parameters[0].name) if parameters else None
 
 
+STREAMS: tuple[Any, ...] = (
+    typing.BinaryIO,
+    typing.IO[bytes],
+    io.BufferedReader,
+    io.BufferedIOBase,
+    io.RawIOBase,
+)
+
+
+def _is_path(hint: Any) -> bool:
+    # Whoever has the hint has imported it.
+    pathlib = sys.modules.get("pathlib")
+    return pathlib is not None and hint in (pathlib.Path, pathlib.PurePath)
+
+
+class FileConverter:
+    """`event: Path`: the payload in a file; `event: BinaryIO`: as a stream, of which nothing is in memory but
+    what is read. JSON or not."""
+
+    accepts_bytes = True
+    takes_stream = True
+
+    def __init__(self, *, as_path: bool) -> None:
+        self._as_path = as_path
+
+    def schema(self) -> None:
+        return None
+
+    def event(self, payload: Any, is_json: bool, content_type: str) -> Any:
+        import mayfly_files
+
+        if self._as_path:
+            return mayfly_files.saved(payload, content_type)
+        return io.BufferedReader(payload, mayfly_files.CHUNK)
+
+
 class BytesConverter:
     """`event: bytes`: the payload as it came, JSON or not."""
 
     accepts_bytes = True
+    takes_stream = False
 
     def schema(self) -> None:
         return None
@@ -76,6 +118,7 @@ class BytesConverter:
 
 class PydanticConverter:
     accepts_bytes = False
+    takes_stream = False
 
     def __init__(self, hint: Any) -> None:
         from pydantic import TypeAdapter
@@ -92,6 +135,7 @@ class PydanticConverter:
 
 class PlainConverter:
     accepts_bytes = False
+    takes_stream = False
 
     def __init__(self, hint: Any) -> None:
         self._schema, self._convert = plain(hint, ())

@@ -1,7 +1,8 @@
 """What a handler returned, as bytes with a content type.
 
-Bytes are `application/octet-stream`; a pair of bytes and a content type is what it says; anything else is
-JSON. Pydantic models and dataclasses are dumped, at any depth.
+Bytes are `application/octet-stream`, and a file, open or by its `Path`, what its name says; a pair of either
+and a content type is what that says; anything else is JSON. Pydantic models and dataclasses are dumped, at
+any depth.
 """
 
 import json
@@ -16,12 +17,20 @@ class BadResult(Exception):
     """The handler returned what cannot be sent. The message names the place in it."""
 
 
-def encode(value: object) -> tuple[str, bytes]:
-    """(content type, body). Raises `BadResult`, or whatever a model's own serializer raises."""
+def encode(value):
+    """(content type, body: bytes or a `mayfly_files.File`). Raises `BadResult`, or whatever a model's own
+    serializer raises."""
     if isinstance(value, bytes | bytearray | memoryview):
         return BYTES, bytes(value)
-    if type(value) is tuple and len(value) == 2 and isinstance(value[0], bytes | bytearray | memoryview):
-        return _content_type(value[1]), bytes(value[0])
+    if type(value) is tuple and len(value) == 2:
+        if isinstance(value[0], bytes | bytearray | memoryview):
+            return _content_type(value[1]), bytes(value[0])
+        if _is_file(value[0]):
+            return _content_type(value[1]), _content(value[0], "result[0]")
+    if _is_file(value):
+        import mayfly_files
+
+        return mayfly_files.content_type(value) or BYTES, _content(value, "result")
     try:
         text = json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"), default=_plain)
         return JSON, text.encode()
@@ -29,6 +38,20 @@ def encode(value: object) -> tuple[str, bytes]:
         raise BadResult("result is nested too deeply") from error
     except (TypeError, ValueError) as error:
         raise BadResult(_explain(value) or f"the result is not JSON: {error}") from error
+
+
+def _is_file(value: object) -> bool:
+    """Without an import of what could be one."""
+    return hasattr(value, "__fspath__") or (hasattr(value, "read") and hasattr(value, "fileno"))
+
+
+def _content(value, place: str):
+    import mayfly_files
+
+    try:
+        return mayfly_files.content(value)
+    except mayfly_files.Unreadable as error:
+        raise BadResult(f"{place}: {error}") from error
 
 
 def _explain(value: object) -> str | None:

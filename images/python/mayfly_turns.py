@@ -40,6 +40,8 @@ def serve(bootstrap) -> None:
         bootstrap.flush()
         state.restore_descriptors()
         os.write(2, mark)
+        if channel.has_unread:
+            return  # what the next task would read first is this one's
         state.restore()
 
 

@@ -29,7 +29,7 @@ File = Annotated[
 ]
 ContentType = Annotated[
     str | None,
-    typer.Option("--content-type", metavar="TYPE", help="What -f is; guessed from the file's name."),
+    typer.Option("--content-type", metavar="TYPE", help="What the file is; guessed from its name."),
 ]
 
 

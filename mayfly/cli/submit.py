@@ -27,6 +27,12 @@ def submit(
     data: Data = None,
     file: File = None,
     content_type: ContentType = None,
+    upload: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="A file of any size as the payload: it goes to the store by itself."
+        ),
+    ] = None,
     wait: Wait = False,
     output: OutputFile = None,
     task_name: Annotated[str | None, typer.Option("--name", help="A name for the task.")] = None,
@@ -81,6 +87,7 @@ def submit(
 
     For example: mayfly submit echo -d '{"text": "hello"}' --wait
     or, with bytes: mayfly submit thumbnail -f photo.jpg -o small.jpg
+    or, with many of them: mayfly submit transcode --upload film.mp4
     or, for later: mayfly submit report --delay 10m --key report-of-today
     or, many: mayfly submit echo --batch payloads.ndjson
     """
@@ -104,10 +111,19 @@ def submit(
         "idempotency_key": key,
     }
     if batch is not None:
-        if data is not None or file is not None or wait or output is not None:
-            fail("--batch has the payloads, and waits for nothing: leave out -d, -f, -w and -o", code=USAGE)
+        if data is not None or file is not None or upload is not None or wait or output is not None:
+            hint = "leave out -d, -f, --upload, -w and -o"
+            fail(f"--batch has the payloads, and waits for nothing: {hint}", code=USAGE)
         with connect(url) as client:
             submit_lines(client, name, batch, options, as_json=json)
+        return
+    if upload is not None:
+        if data is not None or file is not None:
+            fail("--upload is the payload: leave out -d and -f", code=USAGE)
+        with connect(url) as client:
+            options |= {"upload": _uploaded(client, upload, content_type)}
+            task = client.submit(name, **options)
+            _submitted(client, task, wait, output, as_json=json)
         return
     payload = read_payload(data, file, content_type)
     with connect(url) as client:
@@ -195,6 +211,13 @@ def rerun(
 
     with connect(url) as client:
         _submitted(client, client.rerun(task_id, latest=latest), wait, output, as_json=json)
+
+
+def _uploaded(client: "Client", file: Path, content_type: str | None) -> str:
+    try:
+        return client.upload(file, content_type)
+    except OSError as error:
+        fail(f"{file} cannot be read: {error.strerror}", code=USAGE)
 
 
 def _submitted(client: "Client", task: "Task", wait: bool, output: Path | None, *, as_json: bool) -> None:

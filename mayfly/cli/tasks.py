@@ -21,6 +21,10 @@ def get(
     task_id: TaskId,
     wait: Annotated[bool, typer.Option("--wait", "-w", help="Wait for the end.")] = False,
     output: OutputFile = None,
+    result_url: Annotated[
+        bool,
+        typer.Option("--result-url", help="Print a URL at which anybody gets the result, for a while."),
+    ] = False,
     json: Json = False,
     url: Url = None,
 ) -> None:
@@ -29,6 +33,10 @@ def get(
 
     with connect(url) as client:
         task = _wait(client, task_id) if wait else client.get(task_id)
+        if result_url:
+            where = client.result_url(task_id)
+            show_json(where) if json else show(where.url)
+            return
         if output is not None:
             if not task.ended:
                 fail(f"task {task_id} is {task.status.value}", hint="--wait waits for its end", code=FAILED)

@@ -53,6 +53,7 @@ from mayfly.client.models import (
 from mayfly.client.secrets import Rotation, RotationFailure, Secret, WebhookSecret
 from mayfly.client.submission import TaskOptions
 from mayfly.client.target import DEFAULT_URL
+from mayfly.client.uploads import ResultUrl
 from mayfly.task import FailureType, RetryPolicy
 
 __all__ = [
@@ -88,6 +89,7 @@ __all__ = [
     "Redrive",
     "Redriven",
     "ResetEvent",
+    "ResultUrl",
     "RetryPolicy",
     "Rotation",
     "RotationFailure",

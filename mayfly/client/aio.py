@@ -9,7 +9,17 @@ from typing import Any, Self, TypeVar, Unpack
 
 import httpx
 
-from mayfly.client import audit_log, batches, calls, dead_letters, identity, invocation, secrets, submission
+from mayfly.client import (
+    audit_log,
+    batches,
+    calls,
+    dead_letters,
+    identity,
+    invocation,
+    secrets,
+    submission,
+    uploads,
+)
 from mayfly.client.audit_log import AuditFilters, AuditRecord
 from mayfly.client.batches import Batch, Payloads, Submitted
 from mayfly.client.blocking import CONCURRENCY, WATCHERS
@@ -22,6 +32,7 @@ from mayfly.client.secrets import Rotation, Secret, WebhookSecret
 from mayfly.client.submission import TaskOptions
 from mayfly.client.target import require_private, target
 from mayfly.client.transport import answer, arguments, cut_short, options, unreachable
+from mayfly.client.uploads import FileLike, ResultUrl
 from mayfly.client.wire import ANSWER_SECONDS, Call, Pause
 from mayfly.task import Status
 
@@ -56,6 +67,24 @@ class AsyncClient:
     async def submit(self, task_type: str, payload: Any = None, **options: Unpack[TaskOptions]) -> Task:
         """See `Client.submit`."""
         return await self._drive(submission.submit(task_type, payload, **options))
+
+    async def upload(self, file: FileLike, content_type: str | None = None) -> str:
+        """See `Client.upload`."""
+        with uploads.source(file, content_type) as source:
+            sha256 = await asyncio.to_thread(source.sha256)
+            upload = await self._drive(uploads.create(source, sha256))
+            async with httpx.AsyncClient(**uploads.store_options(upload)) as store:
+                request = uploads.store_request(upload, source)
+                try:
+                    answered = await store.request(**request, content=source.chunks_async())
+                except httpx.RequestError as error:
+                    raise unreachable(httpx.URL(upload.url).copy_with(query=None), error) from error
+        uploads.check(answered)
+        return upload.upload_id
+
+    async def result_url(self, task_id: str) -> ResultUrl:
+        """See `Client.result_url`."""
+        return await self._drive(uploads.result_url(task_id))
 
     async def get(self, task_id: str) -> Task:
         return await self._drive(calls.get(task_id))

@@ -94,7 +94,7 @@ class Payloads:
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        for name in ("data", "content_type"):
+        for name in ("data", "content_type", "upload"):
             if name in options:
                 raise ValueError(f"a batch takes payloads of JSON, and no {name}")
         self._said = said_of(task_type, options)

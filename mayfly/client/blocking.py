@@ -10,7 +10,17 @@ from typing import Any, Final, Self, TypeVar, Unpack
 
 import httpx
 
-from mayfly.client import audit_log, batches, calls, dead_letters, identity, invocation, secrets, submission
+from mayfly.client import (
+    audit_log,
+    batches,
+    calls,
+    dead_letters,
+    identity,
+    invocation,
+    secrets,
+    submission,
+    uploads,
+)
 from mayfly.client.audit_log import AuditFilters, AuditRecord
 from mayfly.client.batches import Batch, Payloads, Submitted
 from mayfly.client.calls import Bytes, Filters
@@ -22,6 +32,7 @@ from mayfly.client.secrets import Rotation, Secret, WebhookSecret
 from mayfly.client.submission import TaskOptions
 from mayfly.client.target import require_private, target
 from mayfly.client.transport import answer, arguments, cut_short, options, unreachable
+from mayfly.client.uploads import FileLike, ResultUrl
 from mayfly.client.wire import ANSWER_SECONDS, Call, Pause
 from mayfly.task import Status
 
@@ -78,6 +89,26 @@ class Client:
         `idempotency_key`: submitting the same again with that is safe.
         """
         return self._drive(submission.submit(task_type, payload, **options))
+
+    def upload(self, file: FileLike, content_type: str | None = None) -> str:
+        """Send a file to the store, by its path or open, and get the id that a task gives as `upload`.
+
+        It may be as large as the gateway allows, 5 GiB, and is nowhere whole in memory. The type is guessed
+        from the name unless given. Raises `OSError` where it cannot be read.
+        """
+        with uploads.source(file, content_type) as source:
+            upload = self._drive(uploads.create(source, source.sha256()))
+            with httpx.Client(**uploads.store_options(upload)) as store:
+                try:
+                    answered = store.request(**uploads.store_request(upload, source), content=source.chunks())
+                except httpx.RequestError as error:
+                    raise unreachable(httpx.URL(upload.url).copy_with(query=None), error) from error
+        uploads.check(answered)
+        return upload.upload_id
+
+    def result_url(self, task_id: str) -> ResultUrl:
+        """Where whoever has the URL gets the result, from the store itself, for a quarter of an hour."""
+        return self._drive(uploads.result_url(task_id))
 
     def get(self, task_id: str) -> Task:
         return self._drive(calls.get(task_id))

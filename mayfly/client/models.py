@@ -69,6 +69,8 @@ class Task(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     """The task whose input this one has."""
     batch: str | None = None
     """The batch that it came with."""
+    upload: str | None = None
+    """The upload that its payload is."""
     dispatcher: str | None = None
     image: str | None = None
     timeout_seconds: float | None = None

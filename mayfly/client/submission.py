@@ -29,6 +29,8 @@ from mayfly.client.wire import (
 from mayfly.task import JSON, Priority, RetryPolicy
 
 KEY_HEADER: Final = "idempotency-key"
+COPY_SECONDS: Final = 300.0
+"""What the answer to a task with an upload may take longer than another: the store copies it first."""
 
 
 class TaskOptions(TypedDict, total=False):
@@ -38,6 +40,8 @@ class TaskOptions(TypedDict, total=False):
     """The payload as bytes, in place of JSON."""
     content_type: str
     """Of `data`; application/octet-stream unless given."""
+    upload: str | None
+    """What `Client.upload` gave, in place of a payload."""
     name: str | None
     """For people."""
     priority: Priority | None
@@ -131,6 +135,10 @@ def send_once(request: Request, own: str | None, made: str | None = None) -> Cal
 
 def _request(task_type: str, payload: Any, options: TaskOptions) -> Request:
     said = said_of(task_type, options)
+    if (upload := options.get("upload")) is not None:
+        if payload is not None or options.get("data") is not None:
+            raise ValueError("give a payload, data or an upload, and only one of them")
+        return replace(post("/tasks", {**said, "upload": upload}), wait=COPY_SECONDS)
     if options.get("data") is None:
         return post("/tasks", {**said, "payload": payload})
     content_type, body = body_of(payload, options)
@@ -139,6 +147,8 @@ def _request(task_type: str, payload: Any, options: TaskOptions) -> Request:
 
 def body_of(payload: Any, options: TaskOptions) -> tuple[str, bytes]:
     """The payload itself, with its content type: the option `data`, or JSON. Raises `ValueError`."""
+    if options.get("upload") is not None:
+        raise ValueError("a call has its payload in its body: submit a task with the upload instead")
     data = options.get("data")
     if data is None:
         return JSON, encode(payload)

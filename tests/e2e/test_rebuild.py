@@ -340,7 +340,7 @@ async def test_what_ended_long_ago_is_swept_dead_letters_later_and_a_swept_key_i
     await log.start()
 
     async def until_swept(count: int, **days: float) -> None:
-        house = Housekeeping(read_model, blobs, Letters(log), **days)
+        house = Housekeeping(read_model, blobs, Letters(log), upload_hours=24, **days)
         swept = 0
 
         async def done() -> bool:

@@ -233,7 +233,13 @@ async def test_a_sweep_takes_every_tenants_old_tasks_and_leaves_nothing_of_them(
     blobs = Blobs(own)
     await blobs.ensure_bucket()
     sweeper = Housekeeping(
-        model, blobs, Nothing(), days=1, dead_letter_days=1, now=lambda: AT / 1000 + 2 * 86_400
+        model,
+        blobs,
+        Nothing(),
+        days=1,
+        dead_letter_days=1,
+        upload_hours=24,
+        now=lambda: AT / 1000 + 2 * 86_400,
     )
     assert await sweeper.sweep() == len(tasks)
     assert set(gone) == {one.task_id for one in tasks[1::2]}

@@ -276,10 +276,23 @@ class ReadModel:
         self._answer()
 
 
+class StoredObject(NamedTuple):
+    size: int
+    content_type: str
+    sha256: str
+
+
+class Target(NamedTuple):
+    url: str
+    headers: dict[str, str]
+
+
 @dataclass
 class Blobs:
     down: str = ""
     objects: dict[str, bytes] = field(default_factory=dict)
+    about: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """Content type and promised hash of what was uploaded."""
 
     async def put(self, key: str, data: bytes, content_type: str) -> BlobRef:
         await self.ping()
@@ -291,6 +304,30 @@ class Blobs:
         if key not in self.objects:
             raise BlobNotFound(key)
         return len(self.objects[key]), self._chunks(self.objects[key])
+
+    async def describe(self, key: str) -> StoredObject:
+        await self.ping()
+        if key not in self.objects:
+            raise BlobNotFound(key)
+        return StoredObject(len(self.objects[key]), *self.about.get(key, ("", "")))
+
+    async def copy(self, key: str, to: str) -> None:
+        await self.describe(key)
+        self.objects[to] = self.objects[key]
+        self.about[to] = self.about.get(key, ("", ""))
+
+    async def put_url(
+        self, key: str, *, size: int, content_type: str, sha256: str | None, seconds: int
+    ) -> Target:
+        return Target(f"http://store/{key}?for={seconds}&size={size}", {"content-type": content_type})
+
+    async def get_url(self, key: str, *, content_type: str, disposition: str, seconds: int) -> str:
+        return f"http://store/{key}?for={seconds}&type={content_type}&as={disposition}"
+
+    def upload(self, tenant: str, upload_id: str, data: bytes, content_type: str, sha256: str = "") -> None:
+        """What a client's PUT does."""
+        self.objects[f"uploads/{tenant}/{upload_id}"] = data
+        self.about[f"uploads/{tenant}/{upload_id}"] = content_type, sha256
 
     async def _chunks(self, data: bytes) -> AsyncIterator[bytes]:
         for at in range(0, len(data), 1000):

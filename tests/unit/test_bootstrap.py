@@ -961,3 +961,130 @@ def test_another_handler_that_is_not_there_is_named(sandbox: Sandbox) -> None:
     assert json.loads(out)["error"]["message"] == (
         "lambda_function.py defines no `lambda_handler`: add `def lambda_handler(event, context): ...`"
     )
+
+
+# --- files
+
+
+def streamed(payload: bytes, content_type: str) -> bytes:
+    told, _, _ = task(b"", content_type, None).rpartition(frame(b"P", b""))
+    return told + frame(b"S", len(payload).to_bytes(8, "big")) + payload
+
+
+def run_streamed(sandbox: Sandbox, handler: str, payload: bytes, content_type: str = "image/png") -> Outcome:
+    sandbox.write(handler)
+    process = sandbox.start()
+    out, log = process.communicate(streamed(payload, content_type), timeout=PATIENCE)
+    return Outcome(split(out), log.decode(), process.returncode)
+
+
+PATH = """
+    import pathlib
+
+    def handler(event: pathlib.Path, context):
+        data = event.read_bytes()
+        event.unlink()
+        return [len(data), data[:4].decode(), event.suffix]
+"""
+STREAM = """
+    import typing
+
+    def handler(event: typing.BinaryIO, context):
+        first = event.read(4)
+        return [first.decode(), len(event.read()), event.read().decode()]
+"""
+
+
+@pytest.mark.parametrize("send", [run_streamed, Sandbox.run])
+def test_a_handler_may_take_its_payload_as_a_file(sandbox: Sandbox, send: Any) -> None:
+    payload = b"abcd" + b"x" * 3_000_000
+    assert send(sandbox, PATH, payload, "image/png").result == [len(payload), "abcd", ".png"]
+
+
+@pytest.mark.parametrize("send", [run_streamed, Sandbox.run])
+def test_a_handler_may_read_its_payload_as_a_stream(sandbox: Sandbox, send: Any) -> None:
+    assert send(sandbox, STREAM, b"abcdefgh", "image/png").result == ["abcd", 4, ""]
+
+
+def test_a_stream_need_not_be_read(sandbox: Sandbox) -> None:
+    outcome = run_streamed(
+        sandbox, "import typing\ndef handler(event: typing.BinaryIO, context): return 1", b"x"
+    )
+    assert outcome.result == 1
+
+
+def test_json_is_a_file_as_well_for_who_asks_for_one(sandbox: Sandbox) -> None:
+    assert sandbox.run(PATH, b'{"a":1}').result == [7, '{"a"', ".json"]
+
+
+def test_a_handler_that_asks_for_no_file_gets_a_streamed_payload_as_bytes(sandbox: Sandbox) -> None:
+    handler = "def handler(event, context): return [type(event).__name__, len(event)]"
+    assert run_streamed(sandbox, handler, b"x" * 100_000).result == ["bytes", 100_000]
+
+
+FILES = """
+    import io
+    import pathlib
+    import tempfile
+
+    def handler(event, context):
+        folder = pathlib.Path(tempfile.mkdtemp())
+        path = folder / "picture.png"
+        path.write_bytes(b"12345" * 500_000)
+        if event == "path":
+            return path
+        if event == "typed":
+            return path, "image/x-own"
+        if event == "open":
+            file = path.open("r+b")
+            file.seek(0, 2)
+            file.write(b"6")
+            return file
+        if event == "unnamed":
+            file = tempfile.TemporaryFile()
+            file.write(b"7")
+            return file
+        if event == "memory":
+            return io.BytesIO(b"8")
+        if event == "text":
+            return path.open()
+        if event == "closed":
+            with path.open("rb") as file:
+                return file
+        return folder / event
+"""
+
+
+@pytest.mark.parametrize(
+    ("event", "content_type", "size", "end"),
+    [
+        ("path", "image/png", 2_500_000, b"5"),
+        ("typed", "image/x-own", 2_500_000, b"5"),
+        ("open", "image/png", 2_500_001, b"6"),
+        ("unnamed", "application/octet-stream", 1, b"7"),
+        ("memory", "application/octet-stream", 1, b"8"),
+    ],
+)
+def test_a_result_may_be_a_file(
+    sandbox: Sandbox, event: str, content_type: str, size: int, end: bytes
+) -> None:
+    outcome = sandbox.run(FILES, json.dumps(event).encode())
+    assert outcome.kinds[-2:] == [b"R", b"B"], outcome
+    assert outcome.json(b"R") == {"contentType": content_type}
+    body = outcome.body(b"B")
+    assert (len(body), body[-1:]) == (size, end)
+
+
+@pytest.mark.parametrize(
+    ("event", "message"),
+    [
+        ("text", "result: it is a file of text: open it with mode 'rb', or return its path"),
+        ("closed", "result: it is a file that is closed: return its path, or bytes"),
+        ("none.png", "none.png' cannot be read: No such file or directory"),
+        ("", "cannot be read: Is a directory"),
+    ],
+)
+def test_what_is_no_file_of_bytes_is_no_result(sandbox: Sandbox, event: str, message: str) -> None:
+    failure = sandbox.run(FILES, json.dumps(event).encode()).failure
+    assert failure["type"] == "Function.BadResult"
+    assert failure["message"].endswith(message)

@@ -169,6 +169,7 @@ def test_every_field_of_a_tasks_hash_is_documented() -> None:
             request_sha256="00",
             tenant="acme",
             batch="id",
+            upload="u",
         ),
         queue="default",
         lane=Lane.LOW,
@@ -215,6 +216,7 @@ def test_every_field_of_an_envelope_is_documented() -> None:
         tenant="acme",
         callback_url="https://example.com/",
         batch="id",
+        upload="u",
     )
     section = page("interfaces.md").partition("## Kafka: appending a task")[2].partition("\n##")[0]
     cells = re.findall(r"^\| (`[^|]+) \|", section, re.MULTILINE)

@@ -456,3 +456,15 @@ async def test_only_operators_say_what_others_may_ask_for() -> None:
     assert made.json()["allowance"] == body["allowance"]
     answer = await world.http.get("/tasks", headers=bearer(made.json()["key"]))
     assert answer.headers["ratelimit-limit"] == "5000"
+
+
+async def test_an_upload_counts_before_its_bytes_come_and_is_no_task() -> None:
+    world = a_world()
+    headers = a_key(world, payload_bytes_per_day=1000, waiting_tasks=1)
+    assert (await world.http.post("/uploads", json={"size": 800}, headers=headers)).status_code == 201
+    refused(await world.http.post("/uploads", json={"size": 800}, headers=headers), "payloadBytesPerDay")
+    headers = a_key(world, waiting_tasks=1)
+    for _ in range(2):
+        assert (await world.http.post("/uploads", json={"size": 800}, headers=headers)).status_code == 201
+    assert (await post(world, headers)).status_code == 202
+    refused(await post(world, headers), "waitingTasks")

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import NamedTuple
 
 import pytest
@@ -26,6 +27,13 @@ class World:
     did: list[tuple[str, tuple[str, ...]]] = field(default_factory=list)
     down: bool = False
     trimmed: int = 0
+    later: float = 0.0
+    uploaded: dict[str, float] = field(default_factory=dict)
+    """By key, hours ago."""
+
+    async def older(self, prefix: str, before: datetime) -> Sequence[str]:
+        at = {key: NOW - hours * 3600 for key, hours in self.uploaded.items()}
+        return [key for key, put in at.items() if key.startswith(prefix) and put < before.timestamp()]
 
     def end(self, task_id: str, days_ago: float, *, dead_letter: bool = False) -> None:
         at = int(NOW * 1000 - days_ago * DAY_MS)
@@ -56,7 +64,15 @@ class World:
         self.did.append(("tombstone", (task_id,)))
 
     def house(self, days: float = 7, dead_letter_days: float = 30) -> Housekeeping:
-        return Housekeeping(self, self, self, days=days, dead_letter_days=dead_letter_days, now=lambda: NOW)
+        return Housekeeping(
+            self,
+            self,
+            self,
+            days=days,
+            dead_letter_days=dead_letter_days,
+            upload_hours=24,
+            now=lambda: NOW + self.later,
+        )
 
 
 @pytest.fixture
@@ -114,3 +130,25 @@ async def test_zero_days_keep_for_ever(world: World) -> None:
     assert await world.house(days=0, dead_letter_days=0).sweep() == 0
     assert await world.house(days=0).sweep() == 1
     assert set(world.ended) == {"task"}
+
+
+async def test_an_upload_goes_an_hour_after_the_day_in_which_it_can_be_used(world: World) -> None:
+    world.uploaded = {"uploads/default/old": 25.1, "uploads/default/young": 24.9, "payloads/old": 99.0}
+    house = world.house()
+    await house.sweep()
+    assert world.did == [("delete", ("uploads/default/old",))]
+
+
+async def test_uploads_are_looked_for_once_an_hour_and_again_where_the_store_was_away(world: World) -> None:
+    house, world.down = world.house(), True
+    world.uploaded = {"uploads/default/old": 30.0}
+    with pytest.raises(BlobsUnavailable):
+        await house.sweep()
+    world.down = False
+    await house.sweep()
+    world.uploaded = {"uploads/default/late": 30.0}
+    await house.sweep()
+    assert world.did == [("delete", ("uploads/default/old",))]
+    world.later = 3601
+    await house.sweep()
+    assert world.did[1:] == [("delete", ("uploads/default/late",))]

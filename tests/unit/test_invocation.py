@@ -5,7 +5,7 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
@@ -669,3 +669,61 @@ async def test_a_signal_is_named():
 async def test_a_codes_that_is_no_signals_is_just_told():
     reply = await run("import sys; sys.exit(255)", "unix")
     assert reply.failure == Failure(FailureType.EXIT_CODE, "the process exited with code 255", exit_code=255)
+
+
+# --- a payload that is streamed
+
+
+@dataclass(frozen=True)
+class Pieces:
+    pieces: tuple[bytes, ...]
+    broken: Exception | None = None
+
+    @property
+    def size(self) -> int:
+        return sum(map(len, self.pieces))
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        for piece in self.pieces:
+            yield piece
+        if self.broken is not None:
+            raise self.broken
+
+
+LENGTH = """
+send("A")
+receive()
+kind, size = receive()
+data = sys.stdin.buffer.read(int.from_bytes(size, "big"))
+send("R", b'{"contentType": "text/x-own"}')
+send("B", kind.encode() + data[:2] + str(len(data)).encode())
+"""
+
+
+async def test_a_streamed_payload_comes_behind_its_length() -> None:
+    reply = await run(LENGTH, payload=Pieces((b"ab", b"c" * 300_000)))
+    assert reply.result == b"Sab300002"
+
+
+async def test_a_process_by_the_unix_contract_has_a_streamed_payload_on_stdin() -> None:
+    code = "import sys; print(len(sys.stdin.buffer.read()))"
+    assert (await run(code, "unix", payload=Pieces((b"ab", b"c" * 300_000)))).result == b"300002\n"
+
+
+@pytest.mark.parametrize("contract", ["python", "unix"])
+async def test_what_breaks_a_payload_ends_the_attempt_that_still_waits_for_it(contract: str) -> None:
+    code = LENGTH if contract == "python" else "import sys; sys.stdin.buffer.read()"
+    with pytest.raises(ValueError, match="no such bytes"):
+        await run(code, contract, payload=Pieces((b"ab",), broken=ValueError("no such bytes")))
+
+
+async def test_an_answer_stands_although_nobody_has_read_the_payload() -> None:
+    code = """
+send("A")
+receive()
+send("R", b"{}")
+send("B", b"1")
+sys.stdin.buffer.read()
+"""
+    reply = await run(code, payload=Pieces((b"x" * 1_000_000,) * 20))
+    assert reply.result == b"1"
