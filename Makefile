@@ -34,8 +34,9 @@ test: $(READY) ## all tests, on real parts
 test-unit: $(READY) ## the tests that need no part: seconds
 	@$(BIN)/pytest tests/unit
 
-test-long: $(READY) ## 100,000 steps of the simulation, and 100,000 of the stateful tests: half an hour
-	@SIMULATION_STEPS=100000 STATEFUL_STEPS=100000 $(BIN)/pytest tests/simulation tests/stateful -q
+test-long: $(READY) ## 100,000 steps of the simulation and of the stateful tests, 10,000 requests and inputs at random: an hour
+	@SIMULATION_STEPS=100000 STATEFUL_STEPS=100000 FUZZ_CASES=10000 $(BIN)/pytest \
+		tests/simulation tests/stateful tests/fuzz -q
 
 faults: $(READY) ## kill, stop and flush every part under 2,000 tasks or more, and check that none is lost: a quarter of an hour (root)
 	@$(BIN)/python -m tests.faults
@@ -52,11 +53,14 @@ bench: $(BENCH_READY) ## measure Mayfly beside its peers, some 14 minutes: the t
 bench-scale: $(BENCH_READY) ## rate and memory against backlog, functions, payload and dispatchers: plots into docs/
 	@$(BENCH_VENV)/bin/python -m benchmarks.scale
 
-check: $(READY) ## ruff, types, import rules
+check: $(READY) ## ruff, types, import rules, bandit, secrets, known vulnerabilities
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
+	@$(BIN)/bandit --quiet --recursive --configfile pyproject.toml --severity-level medium mayfly gateway dispatcher images
+	@$(BIN)/python .ci/secret_scan.py
+	@$(BIN)/python .ci/audit.py
 
 lock: $(READY) ## resolve pyproject.toml anew into requirements.lock and requirements-bench.lock
 	@$(BIN)/uv pip compile pyproject.toml --group dev --universal --generate-hashes --upgrade \

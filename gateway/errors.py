@@ -185,7 +185,9 @@ async def on_http(request: Request, error: Exception) -> Response:
 
 
 def _allowed(request: Request) -> list[str]:
-    """The methods of every route with this path: Starlette itself names those of the first one only."""
+    """The methods of every route with this path: Starlette itself names those of the first one only. A path
+    that is one to the letter is not also what another one has a parameter for, by OpenAPI's rule."""
     routes = [route for route in request.app.routes if isinstance(route, Route)]
-    matching = (route for route in routes if route.matches(request.scope)[0] is not Match.NONE)
-    return sorted({method for route in matching for method in route.methods or ()})
+    matching = [route for route in routes if route.matches(request.scope)[0] is not Match.NONE]
+    exact = [route for route in matching if "{" not in route.path]
+    return sorted({method for route in exact or matching for method in route.methods or ()})

@@ -9,7 +9,7 @@ from starlette.responses import Response
 from gateway import audit
 from gateway.access import principal_of
 from gateway.errors import Problem
-from gateway.models import KeyRequest
+from gateway.models_identity import KeyRequest
 from gateway.models_limits import allowance_of, allowance_view
 from gateway.parameters import parameters
 from gateway.ports import Control

@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from gateway import audit
 from gateway.errors import Problem
-from gateway.models import LoginRequest
+from gateway.models_identity import LoginRequest
 from gateway.parameters import parameters
 from gateway.ports import Book
 from gateway.reruns import json_body

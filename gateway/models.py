@@ -5,12 +5,12 @@ Every answer is documented from these, and the tests hold the answers to them.
 
 from typing import Annotated, Any, Final, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, WithJsonSchema
 from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticCustomError
 
 from gateway import times
-from gateway.models_limits import Allowance
+from gateway.models_limits import WHOLE
 from mayfly.task import MAX_ATTEMPTS, MAX_DELAY_SECONDS, MAX_TIMEOUT_SECONDS, UUID
 
 _NO_CONTROLS = "^[^\\u0000-\\u001f\\u007f]+$"
@@ -51,18 +51,23 @@ def _within_a_year(text: str) -> str:
     return text
 
 
-Time = Annotated[str, AfterValidator(_time)]
+Time = Annotated[str, AfterValidator(_time), WithJsonSchema({"type": "string", "format": "date-time"})]
 
 
 class _Model(BaseModel):
     model_config = ConfigDict(alias_generator=to_camel, frozen=True, extra="forbid", strict=True)
 
 
+def _all_given(**types: str) -> dict[str, Any]:
+    """JSON Schema of an object that has all of these members, of those types: null stands for none."""
+    return {"required": [*types], "properties": {name: {"type": type_} for name, type_ in types.items()}}
+
+
 class Retry(_Model):
     """Which failures are tried again, and when; what is left out is as the function has it."""
 
-    max_attempts: int | None = Field(
-        None, ge=1, le=MAX_ATTEMPTS, description="Attempts in all, the first one included."
+    max_attempts: Annotated[int, Field(ge=1, le=MAX_ATTEMPTS), WHOLE] | None = Field(
+        None, description="Attempts in all, the first one included."
     )
     initial_delay: float | None = Field(
         None, ge=0, le=86_400, description="Seconds: the bound of the first pause; it doubles each time."
@@ -74,15 +79,16 @@ class Retry(_Model):
     )
 
 
-def _payload_or_upload(schema: dict[str, Any]) -> None:
+def _of_a_task(schema: dict[str, Any]) -> None:
     schema["required"].remove("payload")
     schema["oneOf"] = [{"required": ["payload"]}, {"required": ["upload"]}]
+    schema["not"] = _all_given(runAt="string", delaySeconds="number")
 
 
 class TaskRequest(_Model):
     """One request to run one function once."""
 
-    model_config = ConfigDict(json_schema_extra=_payload_or_upload)
+    model_config = ConfigDict(json_schema_extra=_of_a_task)
 
     task_type: str = Field(description="The function's name.", examples=["echo"])
     payload: Any = Field(
@@ -237,6 +243,20 @@ class RerunRequest(_Model):
 class LetterSelection(_Model):
     """Which dead letters: by their tasks' ids, or those that meet every criterion; at least one is needed."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "oneOf": [
+                _all_given(taskIds="array"),
+                {"required": ["all"], "properties": {"all": {"const": True}}},
+                {
+                    "anyOf": [
+                        _all_given(**{name: "string"}) for name in ("taskType", "errorType", "since", "until")
+                    ]
+                },
+            ]
+        }
+    )
+
     task_ids: list[str] | None = Field(None, min_length=1, max_length=10_000)
     task_type: str | None = None
     error_type: FailureName | None = None
@@ -268,64 +288,6 @@ class PurgeAnswer(_Model):
     purged: list[TaskId]
     failed: list[LetterFailure]
     remaining: int = Field(description="How many more there are: ask again.")
-
-
-class LoginRequest(_Model):
-    username: str = Field(min_length=1, max_length=63)
-    password: str = Field(min_length=1, max_length=256)
-
-
-class Login(_Model):
-    token: str = Field(description="A JWT, to be sent as `Authorization: Bearer ...`.")
-    token_type: Literal["Bearer"]
-    expires_in_seconds: int
-
-
-class KeyRequest(_Model):
-    """An API key to be made."""
-
-    name: Annotated[str, StringConstraints(max_length=200, pattern=_NO_CONTROLS)] | None = Field(
-        None, description="A label for people."
-    )
-    scopes: list[str] = Field(
-        min_length=1, max_length=4, description="What it is good for: submit, read, cancel, admin."
-    )
-    expires_at: Time | None = Field(None, description="RFC 3339; never if left out.")
-    tenant: str | None = Field(
-        None, description="Whose it is: for admins of the default tenant only, who else makes only its own."
-    )
-    allowance: Allowance | None = Field(
-        None,
-        description="What it may ask for, in place of what its tenant may: for admins of the default one.",
-    )
-
-
-class Key(_Model):
-    """An API key, without its secret."""
-
-    id: str
-    name: str
-    tenant: str
-    scopes: list[Literal["submit", "read", "cancel", "admin"]]
-    created_at: Timestamp
-    created_by: str
-    expires_at: Timestamp | None = None
-    revoked_at: Timestamp | None = None
-    last_used_at: Timestamp | None = Field(
-        None, description="As far as it is known: to half a minute, and not from before Redis was flushed."
-    )
-    allowance: Allowance | None = None
-
-
-class NewKey(Key):
-    key: str = Field(description="The whole key, which is shown this once.")
-    aws_secret_access_key: str = Field(
-        description="For AWS's clients, whose access key id is `id`: the SHA-256 of the key's secret."
-    )
-
-
-class KeyList(_Model):
-    keys: list[Key]
 
 
 class TaskList(_Model):

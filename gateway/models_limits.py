@@ -1,12 +1,21 @@
 """What callers may ask for, as it goes over HTTP."""
 
-from typing import Any
+from typing import Annotated, Any, Final
 
 import msgspec
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from mayfly.identity import keys
+
+
+def _whole(number: Any) -> Any:
+    """An integer, also where it is written as 5.0: by JSON Schema that is one."""
+    return int(number) if isinstance(number, float) and number.is_integer() else number
+
+
+WHOLE: Final = BeforeValidator(_whole)
+Count = Annotated[int, Field(ge=0, le=2**53), WHOLE]
 
 
 class _Model(BaseModel):
@@ -20,14 +29,14 @@ class Allowance(_Model):
     requests_per_second: float | None = Field(
         None, gt=0, le=1_000_000, description="On average; 5 s' worth at once."
     )
-    waiting_tasks: int | None = Field(
-        None, ge=0, le=2**53, description="Tasks of the tenant that are QUEUED, SCHEDULED or RETRYING."
+    waiting_tasks: Count | None = Field(
+        None, description="Tasks of the tenant that are QUEUED, SCHEDULED or RETRYING."
     )
-    running_tasks: int | None = Field(
-        None, ge=0, le=2**53, description="Tasks of the tenant that are IN_PROGRESS while another is posted."
+    running_tasks: Count | None = Field(
+        None, description="Tasks of the tenant that are IN_PROGRESS while another is posted."
     )
-    payload_bytes_per_day: int | None = Field(
-        None, ge=0, le=2**53, description="Of the bodies that bring tasks, in a day, UTC."
+    payload_bytes_per_day: Count | None = Field(
+        None, description="Of the bodies that bring tasks, in a day, UTC."
     )
 
 

@@ -1,24 +1,30 @@
 """The shapes of users that go over HTTP."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, WithJsonSchema
 
 from gateway.models import Timestamp, _Model
+from gateway.models_identity import ScopeName, TenantName
 from mayfly.identity.users import LONGEST_PASSWORD, SHORTEST_PASSWORD, USER_NAME
 
 _PASSWORD = f"{SHORTEST_PASSWORD} to {LONGEST_PASSWORD} characters."
+Password = Annotated[
+    str,
+    WithJsonSchema({"type": "string", "minLength": SHORTEST_PASSWORD, "maxLength": LONGEST_PASSWORD}),
+]
+UserName = Annotated[str, WithJsonSchema({"type": "string", "pattern": f"^{USER_NAME.pattern}$"})]
 
 
 class UserRequest(_Model):
     """A user to be made, who logs in by name and password."""
 
-    name: str = Field(description=f"A name that nobody has: {USER_NAME.pattern}.")
-    password: str = Field(repr=False, description=_PASSWORD)
-    scopes: list[str] = Field(
+    name: UserName = Field(description=f"A name that nobody has: {USER_NAME.pattern}.")
+    password: Password = Field(repr=False, description=_PASSWORD)
+    scopes: list[ScopeName] = Field(
         min_length=1, max_length=4, description="What the user may: submit, read, cancel, admin."
     )
-    tenant: str | None = Field(
+    tenant: TenantName | None = Field(
         None, description="Whose it is: for admins of the default tenant only, who else makes only its own."
     )
 
@@ -26,7 +32,7 @@ class UserRequest(_Model):
 class PasswordRequest(_Model):
     """A user's new password."""
 
-    password: str = Field(repr=False, description=_PASSWORD)
+    password: Password = Field(repr=False, description=_PASSWORD)
 
 
 class User(_Model):

@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from gateway import models
 from gateway.errors import CODES, PROBLEM_JSON
+from gateway.operations_streams import event_schema, last_event_id
 from gateway.parameters import MAX_LIMIT, MAX_WAIT_SECONDS
 from gateway.submissions import PARTICULARS
 from mayfly.task import FailureType
@@ -128,9 +129,9 @@ def _tasks(requests: dict[str, str]) -> Json:
                     '`log` event has `{"text": "..."}`. The stream ends after the status at the task\'s end. '
                     "`Last-Event-ID` goes on behind that `log` event."
                 ),
-                "parameters": [_task_id(), _header("Last-Event-ID", "The last `log` event that was read.")],
+                "parameters": [_task_id(), last_event_id("The last `log` event that was read.")],
                 "responses": {
-                    "200": _content("Events", "text/event-stream", {"type": "string"}),
+                    "200": _content("Events", "text/event-stream", event_schema("status", "log")),
                     **_problems("unknown_task", "invalid_header", "read_model_unavailable"),
                 },
             },
@@ -278,7 +279,7 @@ _SUBMITTING: Final = (
     "read_model_unavailable",
     *_ACCEPTING,
 )
-_COUNT: Final[Json] = {"type": "integer", "minimum": 1}
+_COUNT: Final[Json] = {"type": "integer", "minimum": 1, "maximum": 999_999}
 
 
 def _operation(tag: str, operation_id: str, summary: str) -> Json:
@@ -346,13 +347,13 @@ def problems(*codes: str) -> Json:
 # --- parameters ---------------------------------------------------------------------------------------------
 
 
-def _path(name: str, description: str) -> Json:
+def _path(name: str, description: str, schema: Json | None = None) -> Json:
     return {
         "name": name,
         "in": "path",
         "required": True,
         "description": description,
-        "schema": {"type": "string"},
+        "schema": schema or {"type": "string"},
     }
 
 
@@ -375,7 +376,7 @@ def _key() -> Json:
 
 
 def _wait() -> Json:
-    schema = {"type": "number", "minimum": 0, "maximum": MAX_WAIT_SECONDS, "default": 0}
+    schema = {"type": "number", "minimum": 0, "maximum": MAX_WAIT_SECONDS, "multipleOf": 0.001, "default": 0}
     return _query("wait", "Seconds to wait for the task's end.", schema)
 
 

@@ -66,7 +66,9 @@ def _submit_batch() -> Json:
         "requestBody": {
             "required": True,
             "content": {
-                "application/json": {"schema": {"type": "array", "items": task, "maxItems": MAX_ITEMS}},
+                "application/json": {
+                    "schema": {"type": "array", "items": task, "minItems": 1, "maxItems": MAX_ITEMS}
+                },
                 "application/x-ndjson": {"schema": task},
             },
         },

@@ -4,6 +4,7 @@ from typing import Any, Final
 
 from gateway import operations
 from gateway.models import STATUSES
+from gateway.operations_streams import event_schema, last_event_id
 
 Json = dict[str, Any]
 _TEXT: Final[Json] = {"type": "string"}
@@ -24,7 +25,8 @@ _CODES: Final = (
 
 
 def paths() -> Json:
-    stream = {"description": "Events", "content": {"text/event-stream": {"schema": _TEXT}}}
+    event = event_schema("subscribed", "status", "reset")
+    stream = {"description": "Events", "content": {"text/event-stream": {"schema": event}}}
     return {
         "/events": {
             "get": {
@@ -39,7 +41,7 @@ def paths() -> Json:
                 ),
                 "parameters": [
                     *(_parameter(name, "query", *one) for name, one in _FILTERS.items()),
-                    _parameter("Last-Event-ID", "header", "The last event that was read.", _TEXT),
+                    last_event_id("The last event that was read."),
                 ],
                 "responses": {"200": stream, **operations.problems(*_CODES)},
             },

@@ -3,13 +3,19 @@
 from typing import Any
 
 from gateway import operations as op
+from gateway.secrets import NAME
 
 _STORING = ("no_secrets_key", "secrets_unavailable", "log_unavailable")
 
 
 def paths() -> dict[str, Any]:
-    name = op._path("name", "The secret's name, as function.toml has it.")
-    value = {"required": True, "content": {"application/octet-stream": {"schema": {"type": "string"}}}}
+    name = op._path(
+        "name",
+        "The secret's name, as function.toml has it.",
+        {"type": "string", "pattern": f"^{NAME.pattern}$"},
+    )
+    text = {"type": "string", "minLength": 1, "pattern": r"^[^\u0000]+$"}
+    value = {"required": True, "content": {"application/octet-stream": {"schema": text}}}
     wrong = ("invalid_secret", "too_many_secrets", "body_too_large", "body_too_slow")
     return {
         "/secrets": {

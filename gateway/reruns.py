@@ -135,10 +135,13 @@ class Reruns:
         return accepted_response(await self._acceptance.accept(submission), rerun_of=record["taskId"])
 
 
-async def json_body(request: Request) -> Any:
-    """What a small body of JSON says; none at all is an empty object. Raises `Problem`."""
+async def json_body(request: Request, *, needed: bool = False) -> Any:
+    """What a small body of JSON says; none at all is an empty object, unless one is needed. Raises
+    `Problem`."""
     body = await read_body(request, BODY_BYTES)
     if not body:
+        if needed:
+            raise Problem("invalid_body", "A body is needed: an object, which may be empty.")
         return {}
     essence, _ = media_type(request)
     if essence != JSON:

@@ -24,7 +24,7 @@ from mayfly.webhooks import sealing
 
 MOST_SECRETS: Final = 1000
 """Of one tenant: every gateway and dispatcher has all of them in memory."""
-_NAME: Final = re.compile(r"(?!MAYFLY_)[A-Za-z_][A-Za-z0-9_]{0,99}")
+NAME: Final = re.compile(r"(?!MAYFLY_)[A-Za-z_][A-Za-z0-9_]{0,99}")
 """What function.toml takes for a secret's name."""
 
 
@@ -128,7 +128,7 @@ def _anew(vault: Vault, context: Context, sealed: Sealed) -> Sealed:
 
 def _name(request: Request) -> str:
     name: str = request.path_params["name"]
-    if not _NAME.fullmatch(name):
+    if not NAME.fullmatch(name):
         detail = (
             f"{name[:100]!r} is no secret's name: letters, digits and _, at most 100 of them, no digit "
             "first, and not MAYFLY_ at the beginning."

@@ -13,7 +13,7 @@ from gateway.flow import Message
 
 MEDIA_TYPE: Final = "text/event-stream"
 _LINES: Final = re.compile(rb"\r\n|\r|\n")
-_PLACE: Final = re.compile(r"[0-9]{1,15}-[0-9]{1,10}", re.ASCII)
+PLACE: Final = re.compile(r"[0-9]{1,15}-[0-9]{1,10}", re.ASCII)
 _HEADERS: Final = {
     "cache-control": "no-store",
     # nginx would gather what is to go out at once.
@@ -51,4 +51,4 @@ def last_event_id(request: Request) -> str:
 
 
 def is_place(text: str) -> bool:
-    return not text or _PLACE.fullmatch(text) is not None
+    return not text or PLACE.fullmatch(text) is not None

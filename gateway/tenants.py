@@ -36,7 +36,9 @@ class Tenants:
         if not is_tenant(tenant):
             detail = "tenant: a-z, 0-9 and hyphens, at most 63 of them, and no hyphen first."
             raise Problem("invalid_body", detail, field="tenant")
-        allowance = allowance_of(checked(models_limits.Allowance, await json_body(request), "invalid_body"))
+        # Nothing at all is more likely a mistake than the wish to lift every limit.
+        body = await json_body(request, needed=True)
+        allowance = allowance_of(checked(models_limits.Allowance, body, "invalid_body"))
         await audit.record(request, "tenant.set", tenant)
         await self._control.put("tenant", tenant, allowance if allowance != Allowance() else None)
         return json_response(tenant_view(tenant, allowance))

@@ -78,6 +78,9 @@ class Tokens:
             raise ValueError("the token has expired") from None
         except jwt.PyJWTError as error:
             raise ValueError(f"the token is refused: {error}") from None
+        except (TypeError, OverflowError, RecursionError):
+            # Times that are none, and JSON in JSON without an end, which PyJWT does not look for.
+            raise ValueError("the token is refused: it is malformed") from None
         return principal_of(claims, ours=ours)
 
     def _key(self, algorithm: object, key_id: object) -> tuple[Any, tuple[str, ...]]:

@@ -233,3 +233,14 @@ def test_every_make_target_that_is_named_is_there() -> None:
 
 def test_every_kind_of_damage_is_documented() -> None:
     assert {kind for kind in Kind if f"`{kind}`" not in page("reliability.md")} == set()
+
+
+def test_every_test_that_is_named_is_there() -> None:
+    there = {path.name for path in (ROOT / "tests").rglob("test_*.py")}
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        there |= set(re.findall(r"^(?:async )?def (test_\w+)", path.read_text(), re.MULTILINE))
+    # Not those that end in an asterisk.
+    pattern = re.compile(r"(?:`|/)(test_\w+(?:\.py)?)(?!\*)\b")
+    named = {name for path in PAGES for name in pattern.findall(path.read_text())}
+    assert named - there == set()
+    assert len(named) > 20
