@@ -3,10 +3,13 @@
 import signal
 
 import msgspec
+from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec
 
-from mayfly.adapters.kafka import ensure_topics
+from mayfly.adapters.kafka import client_config, dispatcher_group, ensure_topics, lane_topic
 from mayfly.function import Function
-from mayfly.task import FailureType, Status
+from mayfly.settings import Settings
+from mayfly.task import FailureType, Lane, Status
 from tests.e2e.conftest import Fleet, deployed, eventually
 
 
@@ -48,3 +51,32 @@ async def test_a_task_that_is_not_to_be_redelivered_fails_with_its_dispatcher(
     assert task.status is Status.FAILED
     assert task.error is not None
     assert task.error.type == FailureType.LOST
+
+
+async def test_what_waits_in_a_lane_is_the_lag_of_the_dispatchers_group(
+    fleet: Fleet, sleeper: Function
+) -> None:
+    client = fleet.gateway()
+    [dispatcher] = fleet.dispatchers(1)
+    for index in range(3):
+        task = client.submit(sleeper.name, {"index": index, "seconds": 0})
+        assert client.wait(task.task_id, timeout=240).status is Status.COMPLETED
+    eventually(lambda: lag(fleet.settings, Lane.NORMAL) == 0, "nothing waits")
+    dispatcher.signal(signal.SIGTERM)
+    dispatcher.exit_code()
+    for index in range(2):
+        client.submit(sleeper.name, {"index": index, "seconds": 0})
+    assert lag(fleet.settings, Lane.NORMAL) == 2
+    fleet.start("dispatcher").until_up()
+    eventually(lambda: lag(fleet.settings, Lane.NORMAL) == 0, "nothing waits again")
+
+
+def lag(settings: Settings, lane: Lane) -> int:
+    """As a monitoring tool has it: over all partitions, how far behind its end the group is."""
+    admin = AdminClient(client_config(settings))
+    topic = lane_topic(settings.queue, lane)
+    places = [TopicPartition(topic, number) for number in range(settings.partitions)]
+    group = ConsumerGroupTopicPartitions(dispatcher_group(settings.queue), places)
+    committed = admin.list_consumer_group_offsets([group])[group.group_id].result(60).topic_partitions
+    ends = admin.list_offsets(dict.fromkeys(places, OffsetSpec.latest()))
+    return sum(end.result(60).offset for end in ends.values()) - sum(max(one.offset, 0) for one in committed)

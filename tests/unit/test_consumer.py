@@ -27,6 +27,7 @@ DEADLINE_SECONDS = 30.0
 class Answer(NamedTuple):
     """To a commit, of one partition."""
 
+    topic: str
     partition: int
     error: KafkaError
 
@@ -102,7 +103,7 @@ class Kafka:
         self.commits.append(offsets)
         if self.commit_error is None:
             return offsets
-        return [Answer(place.partition, self.commit_error) for place in offsets]  # type: ignore[misc]
+        return [Answer(place.topic, place.partition, self.commit_error) for place in offsets]  # type: ignore[misc]
 
     def close(self) -> None: ...
 
@@ -350,7 +351,7 @@ async def test_what_was_committed_is_told_to_the_partition(consumer: LogConsumer
     told: list[Checkpoint] = []
     consumer.partitions[0].committed = told.append  # type: ignore[method-assign]
     await consumer.close()
-    assert [place.topic for places in kafka.commits for place in places] == [EVENTS]
+    assert [place.topic for places in kafka.commits for place in places] == [EVENTS, *LANES.values()]
     (checkpoint,) = told
     assert checkpoint.encode() == kafka.commits[0][0].metadata
 
@@ -415,7 +416,36 @@ async def test_a_checkpoint_that_the_broker_would_not_take_keeps_no_other_from_i
     kafka.nothing(lambda: consumer._commit({0: long, 1: Checkpoint(7)}))
     consumer.start()
     await read_all(consumer, kafka)
-    assert [[place.partition for place in places] for places in kafka.commits] == [[1]]
+    assert [{place.partition for place in places} for places in kafka.commits] == [{1}]
+
+
+async def test_a_lane_s_offset_is_its_base_so_that_what_waits_is_the_group_s_lag(
+    consumer: LogConsumer, kafka: Kafka
+) -> None:
+    """Pending commands lie below the base, and do not wait."""
+    kafka.nothing(lambda: consumer._commit({0: Checkpoint(7, {Lane.HIGH: (40, (3, 5)), Lane.LOW: (9, ())})}))
+    consumer.start()
+    await read_all(consumer, kafka)
+    [places] = kafka.commits
+    assert {place.topic: place.offset for place in places} == {EVENTS: 7, "high": 40, "normal": 0, "low": 9}
+
+
+async def test_a_checkpoint_is_committed_by_what_is_said_of_the_events_alone(
+    consumer: LogConsumer, kafka: Kafka
+) -> None:
+    """A broker answers for each topic by itself."""
+    told: list[dict[int, Checkpoint]] = []
+    consumer._tell_committed = told.append  # type: ignore[method-assign]
+    refused = KafkaError(KafkaError._FENCED)
+
+    def commit(offsets: list[TopicPartition], asynchronous: bool) -> list[Answer | TopicPartition]:
+        return [Answer(place.topic, 0, refused) if place.topic == EVENTS else place for place in offsets]
+
+    kafka.commit = commit  # type: ignore[assignment, method-assign]
+    kafka.nothing(lambda: consumer._commit({0: Checkpoint(7)}))
+    consumer.start()
+    await read_all(consumer, kafka)
+    assert told == [{}]
 
 
 def stale_record() -> bytes:
