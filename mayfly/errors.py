@@ -61,6 +61,14 @@ class FunctionError(MayflyError):
         return where + str(self.args[0])
 
 
+class RegistryUnavailable(MayflyError):
+    """The registry of functions' images did not answer, or refused."""
+
+
+class ImageNotThere(MayflyError):
+    """The registry has no such image."""
+
+
 class StackError(MayflyError):
     """A part of the local stack cannot be had. `mend` is the one command that would help."""
 

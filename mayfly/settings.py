@@ -132,6 +132,8 @@ class Settings(BaseSettings):
     whoever can write in Redis is believed."""
     functions_dir: Path | None = None
     """Where the functions' folders are on this machine; their `.env` files are read from there."""
+    functions_repository: str | None = None
+    """A registry's repository, `host/path`, that carries functions' images to other machines' dispatchers."""
     state_dir: Path = Path(".mayfly")
     """Where a dispatcher keeps the lock file that marks its sandboxes as its own."""
     runtime: Literal["docker", "oci"] = "docker"

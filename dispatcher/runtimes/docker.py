@@ -8,6 +8,7 @@ code was, it is asked besides.
 import asyncio
 import contextlib
 import socket
+import threading
 import uuid
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -26,7 +27,8 @@ from dispatcher.runtimes.egress import EgressNetwork
 from dispatcher.runtimes.engine import REQUEST_SECONDS, connect, lacking
 from dispatcher.runtimes.hardening import HOSTS, container_config
 from dispatcher.runtimes.ownership import OwnerLock
-from mayfly.errors import SandboxesUnavailable, SandboxLost, StackError
+from mayfly.errors import ImageNotThere, RegistryUnavailable, SandboxesUnavailable, SandboxLost, StackError
+from mayfly.registry import Registry
 from mayfly.settings import Settings
 
 T = TypeVar("T")
@@ -90,6 +92,8 @@ class DockerRuntime:
         self._threads = ThreadPoolExecutor(settings.slots + self._max_removals + 4, "docker")
         self._client: docker.APIClient | None = None
         self._egress = EgressNetwork(settings)
+        self._registry = Registry(settings.functions_repository) if settings.functions_repository else None
+        self._fetching = threading.Lock()
         self._volumes: dict[str, tuple[str, ...]] = {}
         self._hosts: Path | None = None
         self._asked: asyncio.Future[Any] | None = None
@@ -155,7 +159,8 @@ class DockerRuntime:
         try:
             self._create_container(name, spec, egress)
         except ImageNotFound as error:
-            raise SandboxLost(f"the engine has no image {spec.image}: deploy the function again") from error
+            self._fetch(spec.image, error)
+            self._create_container(name, spec, egress)
         connection = self._attach(name)
         try:
             self._api.start(name)
@@ -163,6 +168,25 @@ class DockerRuntime:
             connection.close()
             raise
         return connection
+
+    def _fetch(self, image: str, missing: ImageNotFound) -> None:
+        """From the registry, if there is one: the image was built on another machine."""
+        if self._registry is None:
+            raise SandboxLost(f"the engine has no image {image}: deploy the function again") from missing
+        # Of those who wait here for the same image, the first brings it.
+        with self._fetching:
+            try:
+                self._api.inspect_image(image)  # type: ignore[no-untyped-call]
+            except ImageNotFound:
+                self._pull(self._registry, image)
+
+    def _pull(self, registry: Registry, image: str) -> None:
+        try:
+            registry.pull(self._api, image)
+        except ImageNotThere as error:
+            raise SandboxLost(f"neither the engine has {image}, nor the registry: {error}") from error
+        except RegistryUnavailable as error:
+            raise SandboxesUnavailable(str(error)) from error
 
     def _create_container(self, name: str, spec: SandboxSpec, egress: tuple[str, str] | None) -> None:
         labels = {

@@ -22,6 +22,7 @@ from mayfly.folder import LEFT_OUT, is_function
 from mayfly.function import Function
 from mayfly.identity.chain import Entry
 from mayfly.identity.trail import Trail
+from mayfly.registry import Registry
 from mayfly.settings import Settings
 from mayfly.stack.home import Home
 from mayfly.stack.packages import MMDEBSTRAP, install
@@ -67,6 +68,7 @@ class Deployer:
         self._trail = Trail(self._trail_topic)
         self._catalog = Catalog(settings)
         self._docker = docker.DockerClient(base_url=engine, timeout=BUILD_TIMEOUT)
+        self._registry = Registry(settings.functions_repository) if settings.functions_repository else None
         self._say = say
         self._state: dict[str, Deployed] = {state.name: state for state in deployed(home)}
         self._published: dict[str, Function] = {}
@@ -188,6 +190,9 @@ class Deployer:
         function = await asyncio.to_thread(
             build, self._folder / name, self._docker, on_progress=self._progress(f"function {name}")
         )
+        if self._registry is not None:
+            # Before the catalog has it: a dispatcher elsewhere may be given a task at once.
+            await asyncio.to_thread(self._registry.push, self._docker.api, function.image)
         served = self._served(name)
         if served is None or not _same(served, function):
             await self._publish(_now(function))
