@@ -259,7 +259,7 @@ def _submission(
         timeout_seconds=task.timeout_seconds,
         tags=tuple(dict.fromkeys(task.tags)),
         delay_seconds=task.delay_seconds,
-        run_at=milliseconds(task.run_at) if task.run_at is not None else None,
+        run_at=_due(task.run_at) if task.run_at is not None else None,
         ttl_seconds=task.ttl_seconds,
         retry=_policy(task.retry) if task.retry is not None else None,
         queue=task.queue,
@@ -267,6 +267,12 @@ def _submission(
         concurrency_key=task.concurrency_key,
         callback_url=task.callback_url,
     )
+
+
+def _due(time: str) -> int | None:
+    """What is past is now; an envelope has no time before 1970."""
+    at = milliseconds(time)
+    return None if at is None else max(at, 0)
 
 
 def _policy(retry: Retry) -> RetryPolicy:

@@ -80,6 +80,7 @@ async def test_the_same_may_be_said_beside_a_payload_of_bytes(world: World) -> N
         ({"delaySeconds": 0.5}, "SCHEDULED"),
         ({"delaySeconds": YEAR}, "SCHEDULED"),
         ({"runAt": "2001-09-09T01:46:40Z"}, "QUEUED"),
+        ({"runAt": "1698-05-28T14:49:28.795665-16:18"}, "QUEUED"),
         ({"runAt": "2026-11-24T13:00:01.5+01:00"}, "SCHEDULED"),
     ],
 )
@@ -90,6 +91,7 @@ async def test_a_task_that_is_due_later_is_scheduled(
     task = Task.model_validate((await world.http.get(f"/tasks/{accepted.task_id}")).json())
     assert (accepted.status, task.status) == (status, status)
     assert (task.run_at is not None) == (status == "SCHEDULED")
+    assert world.commands.envelopes, "what was accepted can be read"
 
 
 async def test_a_time_is_kept_to_the_millisecond_whatever_its_offset(world: World) -> None:
