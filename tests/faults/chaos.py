@@ -118,11 +118,8 @@ class Chaos:
         """When nothing runs any more: also of the tasks of which no client was told that they were taken."""
         ledger, log = Ledger(), LogReader(settings)
         deadline = time.monotonic() + self._plan.patience
-        try:
-            while True:
-                await asyncio.to_thread(log.read, ledger)
-                if len(ledger.ended) >= len(ledger.accepted) or time.monotonic() > deadline:
-                    return ledger
-                await asyncio.sleep(0.5)
-        finally:
-            log.close()
+        while True:
+            await asyncio.to_thread(log.read, ledger)
+            if len(ledger.ended) >= len(ledger.accepted) or time.monotonic() > deadline:
+                return ledger
+            await asyncio.sleep(0.5)
