@@ -33,8 +33,8 @@ EVENT_BYTES: Final = 1 * MIB
 TAIL_BYTES: Final = 4 * KIB
 LATEST: Final = "$LATEST"
 
-_NAME: Final = re.compile(
-    r"(?:arn:[a-z-]+:lambda:)?(?:[a-z0-9-]+:)?(?:\d{12}:)?(?:function:)?"
+NAME: Final = re.compile(
+    r"(?:arn:[a-z-]+:lambda:)?(?:[a-z0-9-]+:)?(?:[0-9]{12}:)?(?:function:)?"
     r"([A-Za-z0-9_-]+)(?::([$A-Za-z0-9_-]+))?"
 )
 _INVOCATION: Final = re.compile(r"[0-9A-Za-z-]{8,64}")
@@ -143,7 +143,7 @@ def _function_name(request: Request) -> str:
     """Out of a name, or an ARN or a part of one that ends with it. Raises `Problem`."""
     text: str = request.path_params["name"]
     qualifier = parameters(request, "Qualifier").get("Qualifier")
-    found = _NAME.fullmatch(text)
+    found = NAME.fullmatch(text)
     if found is None:
         detail = f"{text[:140]!r} is no name of a function, nor an ARN of one."
         raise Problem("invalid_parameter", detail, field="FunctionName")

@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from gateway.aws_lambda import NAME
 from gateway.aws_lambda import PATH as LAMBDA
 from gateway.items import MAX_ITEMS
 from gateway.models import STATUSES
@@ -50,7 +51,7 @@ def paths() -> Json:
             },
         },
         "/functions/{name}/invoke": {"post": _invoke(function)},
-        LAMBDA: {"post": _aws(function)},
+        LAMBDA: {"post": _aws()},
     }
 
 
@@ -99,7 +100,9 @@ def _invoke(function: Json) -> Json:
     }
 
 
-def _aws(function: Json) -> Json:
+def _aws() -> Json:
+    name = {"type": "string", "pattern": f"^{NAME.pattern}$"}
+    function = _path("name", "The function's name, or an ARN of it.", name)
     kinds = {"type": "string", "enum": ["RequestResponse", "Event", "DryRun"], "default": "RequestResponse"}
     tail = {"type": "string", "enum": ["None", "Tail"], "default": "None"}
     failed = {"anyOf": [{"$ref": REF.format(model="FunctionError")}, {}]}
