@@ -20,6 +20,7 @@ from dispatcher.buffers import Command
 from dispatcher.offsets import MAX_METADATA, Checkpoint
 from dispatcher.partition import Partition
 from dispatcher.world import World
+from mayfly.crossing import call_on
 from mayfly.errors import MayflyError, SettingsError
 from mayfly.events import decode_event
 from mayfly.faultpoints import FaultPoint, reached
@@ -294,16 +295,7 @@ class LogConsumer:
 
     def _on_loop(self, call: Callable[..., T], *arguments: Any) -> T:
         """Run it on the event loop, and wait for it."""
-        answer: concurrent.futures.Future[T] = concurrent.futures.Future()
-
-        def run() -> None:
-            try:
-                answer.set_result(call(*arguments))
-            except BaseException as error:  # noqa: BLE001 - it is raised on the thread that asked
-                answer.set_exception(error)
-
-        self._loop.call_soon_threadsafe(run)
-        return answer.result()
+        return call_on(self._loop, call, *arguments)
 
     # --- on the event loop
 

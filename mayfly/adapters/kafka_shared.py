@@ -1,7 +1,6 @@
 """Topics that are read as a whole, and followed, by whoever shares them: each partition by its one owner."""
 
 import asyncio
-import concurrent.futures
 import logging
 import threading
 from collections.abc import Callable
@@ -10,6 +9,7 @@ from typing import Any, Final, Protocol, TypeVar
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Message, TopicPartition
 
 from mayfly.adapters.kafka import client_config
+from mayfly.crossing import call_on
 from mayfly.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -95,16 +95,7 @@ class SharedTable:
 
     def _on_loop(self, call: Callable[..., T], *arguments: Any) -> T:
         """Run it on the event loop, and wait for it."""
-        answer: concurrent.futures.Future[T] = concurrent.futures.Future()
-
-        def run() -> None:
-            try:
-                answer.set_result(call(*arguments))
-            except BaseException as error:  # noqa: BLE001 - it is raised on the thread that asked
-                answer.set_exception(error)
-
-        self._loop.call_soon_threadsafe(run)
-        return answer.result()
+        return call_on(self._loop, call, *arguments)
 
     # --- on the event loop
 
