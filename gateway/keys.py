@@ -13,9 +13,8 @@ from gateway.models_identity import KeyRequest
 from gateway.models_limits import allowance_of, allowance_view
 from gateway.parameters import parameters
 from gateway.ports import Control
-from gateway.reruns import json_body
 from gateway.responses import json_response
-from gateway.submissions import checked
+from gateway.submissions import checked, json_body
 from gateway.times import milliseconds, now
 from gateway.uses import Uses
 from mayfly.identity.keys import ApiKey, Credential, new_credential

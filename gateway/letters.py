@@ -17,9 +17,9 @@ from gateway.models import FailureName, LetterSelection
 from gateway.parameters import page_limit, parameters
 from gateway.ports import Commands, ReadModel
 from gateway.records import of_tenant
-from gateway.reruns import Originals, json_body
+from gateway.reruns import Originals
 from gateway.responses import json_response
-from gateway.submissions import checked
+from gateway.submissions import checked, json_body
 from gateway.times import milliseconds, time_parameter
 from gateway.views import task_view
 from mayfly.errors import BlobsUnavailable, LogUnavailable, MayflyError, ReadModelUnavailable

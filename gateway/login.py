@@ -15,9 +15,8 @@ from gateway.errors import Problem
 from gateway.models_identity import LoginRequest
 from gateway.parameters import parameters
 from gateway.ports import Book
-from gateway.reruns import json_body
 from gateway.responses import json_response
-from gateway.submissions import checked
+from gateway.submissions import checked, json_body
 from mayfly.identity import users
 from mayfly.identity.tokens import Tokens
 

@@ -3,28 +3,24 @@
 import asyncio
 import base64
 import hashlib
-from typing import Any, Final
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.acceptance import Acceptance
-from gateway.bodies import media_type, read_body
 from gateway.errors import Problem
 from gateway.limits.limits import admission_of
 from gateway.models import RerunRequest
 from gateway.parameters import parameters
 from gateway.ports import Blobs, Commands, ReadModel
 from gateway.records import Record, command_of, own
-from gateway.submissions import THREAD_BYTES, Submission, checked, parse
+from gateway.submissions import THREAD_BYTES, Submission, checked, json_body
 from gateway.tasks import accepted_response
 from mayfly import strictjson
 from mayfly.errors import BlobNotFound
-from mayfly.settings import KIB
 from mayfly.strictjson import StrictJSONError
 from mayfly.task import JSON, BlobRef, Envelope, MalformedCommand, decode_envelope
-
-BODY_BYTES: Final = 128 * KIB
 
 
 class Originals:
@@ -133,24 +129,6 @@ class Reruns:
             admission.hold(int(record.get("payloadBytes", 0)))
         submission = await self._originals.submission(record, latest=wanted.latest)
         return accepted_response(await self._acceptance.accept(submission), rerun_of=record["taskId"])
-
-
-async def json_body(request: Request, *, needed: bool = False) -> Any:
-    """What a small body of JSON says; none at all is an empty object, unless one is needed. Raises
-    `Problem`."""
-    body = await read_body(request, BODY_BYTES)
-    if not body:
-        if needed:
-            raise Problem("invalid_body", "A body is needed: an object, which may be empty.")
-        return {}
-    essence, _ = media_type(request)
-    if essence != JSON:
-        detail = f"{essence} is refused: this path takes application/json."
-        raise Problem("unsupported_media_type", detail, field="Content-Type")
-    value = await parse(body)
-    if not isinstance(value, dict):
-        raise Problem("invalid_body", "The body must be an object.")
-    return value
 
 
 async def _value(payload: bytes) -> Any:

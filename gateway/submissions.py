@@ -27,6 +27,7 @@ BESIDE_PAYLOAD: Final = 16 * KIB
 """What a JSON body may hold besides its payload, in bytes."""
 MAX_BODY_DEPTH: Final = strictjson.MAX_DEPTH + 1
 """The payload is one level down in the body."""
+BODY_BYTES: Final = 128 * KIB
 THREAD_BYTES: Final = 64 * KIB
 """A larger body is parsed off the event loop, where others wait."""
 BYTES: Final = "application/octet-stream"
@@ -171,6 +172,24 @@ async def parse(body: bytes, *, max_depth: int = MAX_BODY_DEPTH) -> Any:
         return strictjson.loads(body, max_depth=max_depth)
     except StrictJSONError as error:
         raise Problem(_FAULTS[error.fault], f"The body is refused: {error}.", field=error.field) from error
+
+
+async def json_body(request: Request, *, needed: bool = False) -> Any:
+    """What a small body of JSON says; none at all is an empty object, unless one is needed. Raises
+    `Problem`."""
+    body = await read_body(request, BODY_BYTES)
+    if not body:
+        if needed:
+            raise Problem("invalid_body", "A body is needed: an object, which may be empty.")
+        return {}
+    essence, _ = media_type(request)
+    if essence != JSON:
+        detail = f"{essence} is refused: this path takes application/json."
+        raise Problem("unsupported_media_type", detail, field="Content-Type")
+    value = await parse(body)
+    if not isinstance(value, dict):
+        raise Problem("invalid_body", "The body must be an object.")
+    return value
 
 
 def _from_json(body: bytes, value: Any, tenant: str) -> Submission:

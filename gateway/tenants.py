@@ -10,9 +10,8 @@ from gateway.errors import Problem
 from gateway.models_limits import allowance_of, allowance_view
 from gateway.parameters import parameters
 from gateway.ports import Control
-from gateway.reruns import json_body
 from gateway.responses import json_response
-from gateway.submissions import checked
+from gateway.submissions import checked, json_body
 from mayfly.identity.keys import Allowance
 from mayfly.task import is_tenant
 

@@ -12,9 +12,8 @@ from gateway.limits.limits import admission_of
 from gateway.models_uploads import UploadRequest
 from gateway.parameters import parameters
 from gateway.ports import Blobs
-from gateway.reruns import json_body
 from gateway.responses import json_response
-from gateway.submissions import checked
+from gateway.submissions import checked, json_body
 from gateway.times import now
 from mayfly.settings import Settings
 from mayfly.task import new_task_id

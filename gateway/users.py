@@ -15,9 +15,8 @@ from gateway.keys import tenant_for
 from gateway.models_users import PasswordRequest, UserRequest
 from gateway.parameters import parameters
 from gateway.ports import Control
-from gateway.reruns import json_body
 from gateway.responses import json_response
-from gateway.submissions import checked
+from gateway.submissions import checked, json_body
 from gateway.times import now
 from mayfly.identity.principal import Principal, scopes_of
 from mayfly.identity.users import USER_NAME, User, hash_password

@@ -1,7 +1,6 @@
 """Webhooks: whether a task's callback may be one, and the secret that a tenant's are signed with."""
 
 import asyncio
-import time
 from collections.abc import Callable
 
 from starlette.requests import Request
@@ -14,6 +13,7 @@ from gateway.parameters import parameters
 from gateway.ports import Control
 from gateway.responses import json_response
 from gateway.submissions import Submission
+from gateway.times import now
 from mayfly.identity.vault import Vault
 from mayfly.view import timestamp
 from mayfly.webhooks.callback import Policy
@@ -62,15 +62,15 @@ class Webhooks:
         if not self._is_read():
             # One that is not known yet would stop to sign at once.
             raise Problem("catalog_unavailable", "The secrets are still being read; try again in a moment.")
-        now = time.time_ns() // 1_000_000
+        at = now()
         before = self._control.book.webhooks.get(by.tenant)
         secret = new_secret()
-        record = rotated(secret, before, now, by.subject)
+        record = rotated(secret, before, at, by.subject)
         if self._vault is not None:
             record = await asyncio.to_thread(sealed, self._vault, by.tenant, record)
         await audit.record(request, "webhook.renew", by.tenant)
         await self._control.put("webhook", by.tenant, record)
-        view = {"secret": secret, "tenant": by.tenant, "createdAt": timestamp(now)}
+        view = {"secret": secret, "tenant": by.tenant, "createdAt": timestamp(at)}
         if before is not None:
-            view["formerSignsUntil"] = timestamp(now + OVERLAP_MS)
+            view["formerSignsUntil"] = timestamp(at + OVERLAP_MS)
         return json_response(view, headers={"cache-control": "no-store"})
