@@ -84,6 +84,7 @@ class Acceptance:
         """
         envelope = await _envelope(submission, task_id)
         request_sha256 = request_hash(submission, envelope)
+        function: Function | None = None
         reservation = await self._read_model.reservation(task_id)
         if reservation is None:
             submission = await self._stored.find(submission)
@@ -97,8 +98,9 @@ class Acceptance:
         if (record := await self._read_model.get(task_id)) is not None:
             return Accepted(task_id, record["status"], replayed=True)
         # Reserved and not known: this is the first append, or nobody can tell whether that took place.
-        submission = await self._stored.find(submission)
-        function = self.check(submission)
+        if function is None:
+            submission = await self._stored.find(submission)
+            function = self.check(submission)
         keyed = msgspec.structs.replace(envelope, request_sha256=request_sha256)
         queue = reservation.queue or submission.queue or function.queue
         return await self._append(function, submission, keyed, queue, reservation.partition)
