@@ -1,7 +1,8 @@
 """The command `audit`: whether the log, Redis and S3 agree. It runs in a process of its own."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
@@ -12,6 +13,8 @@ from mayfly.cli.stack import Directory
 
 if TYPE_CHECKING:
     from mayfly.audit.report import QueueCounts, Report
+
+R = TypeVar("R")
 
 NO_ANSWER = 2
 COLUMNS = ("QUEUE", "ACCEPTED", "WAITING", "RUNNING", "COMPLETED", "FAILED", "CANCELLED", "ATTEMPTS", "VOID")
@@ -43,32 +46,33 @@ def audit(
 
 
 def _run(settle: float, queue: str | None, directory: Path | None) -> "Report":
+    from mayfly.audit.report import Report
+
+    options = ["--settle", str(settle)]
+    if queue is not None:
+        options += ["--queue", queue]
+    return report_of("the audit's process", "mayfly.audit", options, directory, Report)
+
+
+def report_of(called: str, module: str, options: Sequence[str], directory: Path | None, kind: type[R]) -> R:
+    """What a process that reads the parts of this folder's stack reports on stdout."""
+    import os
     import subprocess
     import sys
 
     import msgspec
 
-    from mayfly.audit.report import Report
-
-    # -P: a module in the current folder must not stand in for one of ours.
-    command = [sys.executable, "-P", "-m", "mayfly.audit", "--settle", str(settle)]
-    if queue is not None:
-        command += ["--queue", queue]
-    done = subprocess.run(command, stdout=subprocess.PIPE, env=environment_of(directory), check=False)
-    try:
-        return msgspec.json.decode(done.stdout, type=Report)
-    except msgspec.DecodeError:
-        fail(f"the audit's process ended with {done.returncode} and no report", code=FAILED)
-
-
-def environment_of(directory: Path | None) -> dict[str, str]:
-    """Of a process that reads the parts of this folder's stack."""
-    import os
-
     from mayfly.stack import environment
 
     home = directory or nearest_home()
-    return {**(environment(home) if home else {}), **os.environ}
+    env = {**(environment(home) if home else {}), **os.environ}
+    # -P: a module in the current folder must not stand in for one of ours.
+    command = [sys.executable, "-P", "-m", module, *options]
+    done = subprocess.run(command, stdout=subprocess.PIPE, env=env, check=False)
+    try:
+        return msgspec.json.decode(done.stdout, type=kind)
+    except msgspec.DecodeError:
+        fail(f"{called} ended with {done.returncode} and no report", code=FAILED)
 
 
 def _show(report: "Report") -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from mayfly.cli.audit import NO_ANSWER, environment_of
+from mayfly.cli.audit import NO_ANSWER, report_of
 from mayfly.cli.options import Json, Url
 from mayfly.cli.output import FAILED, fail, say, show, show_json, show_table, spinner
 from mayfly.cli.stack import Directory
@@ -90,22 +90,10 @@ def verify(
 
 
 def _run(head: str | None, directory: Path | None) -> "TrailReport":
-    import subprocess
-    import sys
-
-    import msgspec
-
     from mayfly.identity.chain import TrailReport
 
-    # -P: a module in the current folder must not stand in for one of ours.
-    command = [sys.executable, "-P", "-m", "mayfly.audit.trail"]
-    if head is not None:
-        command += ["--head", head]
-    done = subprocess.run(command, stdout=subprocess.PIPE, env=environment_of(directory), check=False)
-    try:
-        return msgspec.json.decode(done.stdout, type=TrailReport)
-    except msgspec.DecodeError:
-        fail(f"the process that reads it ended with {done.returncode} and no report", code=FAILED)
+    options = [] if head is None else ["--head", head]
+    return report_of("the process that reads it", "mayfly.audit.trail", options, directory, TrailReport)
 
 
 def _show(report: "TrailReport") -> None:
