@@ -161,9 +161,10 @@ def own_stack(name: str, *, dispatchers: int = DISPATCHERS) -> Iterator[Stack]:
 def _remove_images(engine: str, prefix: str) -> None:
     """Those of the functions that are there to be measured; the examples' are anybody's."""
     client = docker.DockerClient(base_url=engine)
-    for image in client.images.list():
-        if any(tag.startswith(prefix) for tag in image.tags):
-            client.images.remove(str(image.id), force=True)
+    # Not `images.list`, which looks at each image once more: another may be removed meanwhile.
+    for image in client.api.images():
+        if any(tag.startswith(prefix) for tag in image["RepoTags"] or ()):
+            client.images.remove(image["Id"], force=True)
     client.close()
 
 

@@ -145,4 +145,6 @@ def remove_images(engine: docker.DockerClient, prefix: str) -> None:
 
 
 def _tags(engine: docker.DockerClient, prefix: str) -> list[str]:
-    return [tag for image in engine.images.list() for tag in image.tags if tag.startswith(prefix)]
+    # Not `images.list`, which looks at each image once more: another test may have removed it.
+    tags = [tag for image in engine.api.images() for tag in image["RepoTags"] or ()]
+    return [tag for tag in tags if tag.startswith(prefix)]
