@@ -98,15 +98,26 @@ def processes() -> list[int]:
 
 
 def end_processes(kept: set[int]) -> None:
-    while left := [pid for pid in processes() if pid not in kept and not _is_dead(pid)]:
+    # Whoever is found dead may have forked after the list was read: only a list of none but those who were
+    # known dead before it says that nobody is left.
+    dead: set[int] = set()
+    while left := [pid for pid in processes() if pid not in kept and pid not in dead]:
+        if kept == {1}:
+            _kill(-1)  # all at once, so that who forks in a chain is not always one ahead
         for pid in left:
-            try:
-                os.kill(pid, _signal.SIGKILL)
-            except ProcessLookupError:
-                continue
-    for pid in processes():
-        if pid not in kept:
-            _reap(pid)
+            if _is_dead(pid):
+                dead.add(pid)
+            else:
+                _kill(pid)
+    for pid in dead:
+        _reap(pid)
+
+
+def _kill(pid: int) -> None:
+    try:
+        os.kill(pid, _signal.SIGKILL)
+    except ProcessLookupError:
+        pass
 
 
 def _reap(pid: int) -> None:

@@ -80,6 +80,32 @@ if os.fork() == 0:
     assert await sandboxes.inside(WORKER) == 1
 
 
+async def test_who_forks_and_ends_while_it_is_looked_for_leaves_nobody(sandboxes):
+    flight = """
+import os, time
+if os.fork() == 0:
+    os.setsid()
+    for number in range(3):
+        if os.fork():
+            os._exit(0)
+    time.sleep(600)
+"""
+    look = """
+import os
+result = 0
+for name in filter(str.isdigit, os.listdir("/proc")):
+    try:
+        with open(f"/proc/{name}/stat") as file:
+            result += file.read().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        pass  # reaped meanwhile
+"""
+    before = await sandboxes.inside(look)
+    for _ in range(50):
+        assert (await sandboxes.python(flight)).failure is None
+        assert await sandboxes.inside(look) == before
+
+
 async def test_each_log_has_its_own_tasks_lines(sandboxes):
     for number in range(20):
         reply = await sandboxes.python(f"import os; print({number}); os.write(2, b'\\0-{number}')")
