@@ -14,6 +14,9 @@ BENCH_READY := $(BENCH_VENV)/.ready
 PYTHON ?= $(shell for name in python3.14 python3.13 python3.12 python3.11 python3; do \
 	"$$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && command -v "$$name" && break; done)
 
+# Where it is set, every process of Python compiles all of its modules anew: a gateway took twice as long to start.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help run demo test test-unit test-long faults faults-selftest accept bench bench-scale check lock clean
 
