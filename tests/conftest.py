@@ -129,6 +129,8 @@ def launch(
 ) -> LiveStack:
     """`python -m mayfly.stack`, without any setting of whoever runs the tests, and with these variables."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("MAYFLY_")}
+    # Brokers and stores that live for a minute: what they would compile twice is not worth it.
+    env["JAVA_TOOL_OPTIONS"] = "-XX:TieredStopAtLevel=1"
     kept = {name: os.environ[name] for name in ("MAYFLY_CACHE", "MAYFLY_DOCKER_HOST") if name in os.environ}
     command = [sys.executable, "-m", "mayfly.stack", what, "--dir", str(directory)]
     command += ["--functions", str(functions), *([] if usual_ports else ["--free-ports"]), *arguments]

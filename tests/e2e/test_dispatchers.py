@@ -99,11 +99,11 @@ async def test_no_sandbox_outlives_a_killed_dispatcher_once_another_starts_here(
     containers = docker_engine.containers  # type: ignore[attr-defined]
     (worker,) = [worker for worker in client.workers() if worker.address == first.url]
     mine = {"label": f"mayfly.dispatcher={worker.id}"}
+    eventually(lambda: task_id in first.log.read_text(), "it has the task")
     # The task's, and one that is ready for the next.
     eventually(lambda: len(containers.list(sparse=True, filters=mine)) == 2, "the sandboxes run")
     first.signal(signal.SIGKILL)
     first.exit_code()
-    assert task_id in first.log.read_text()
     assert containers.list(sparse=True, filters=mine), "nobody was there to remove them"
     # This one will take the task over, and is not to wait for it in the end.
     fleet.start("dispatcher", MAYFLY_GRACE_SECONDS="0").until_up()

@@ -64,7 +64,9 @@ async def test_each_tenant_sees_its_own_and_a_keys_life_is_known_to_every_gatewa
     fleet.dispatchers(1, MAYFLY_HEARTBEAT_KEY=SIGNS)
     workers = gateways.call("GET", "/workers").json()["workers"]
     assert [one["queue"] for one in workers].count(fleet.settings.queue) == 1, "its heartbeat is signed"
-    made = {tenant: gateways.key(tenant) for tenant in ("acme", "zeta")}
+    # Names of their own: other tests of the stack have an acme as well.
+    acme, zeta = (f"{name}-{fleet.settings.queue}" for name in ("acme", "zeta"))
+    made = {tenant: gateways.key(tenant) for tenant in (acme, zeta)}
     keys = {tenant: key["key"] for tenant, key in made.items()}
     for key in keys.values():
         known = soon(lambda key=key: gateways.call("GET", "/tasks", key, at=1).status_code == 200)
@@ -86,7 +88,7 @@ async def test_each_tenant_sees_its_own_and_a_keys_life_is_known_to_every_gatewa
             answer = gateways.call("GET", f"/tasks/{task_id}?wait=60", keys[tenant], at=1).json()
             assert answer["status"] == status, answer
 
-    for tenant, other in (("acme", "zeta"), ("zeta", "acme")):
+    for tenant, other in ((acme, zeta), (zeta, acme)):
         key, (done, failed) = keys[tenant], ids[tenant]
         for path, seen in (
             ("/tasks", {done, failed}),
@@ -110,20 +112,20 @@ async def test_each_tenant_sees_its_own_and_a_keys_life_is_known_to_every_gatewa
         assert not shown & {task_id for both in ids.values() for task_id in both}
 
     # Driven again it stays its tenant's.
-    answer = gateways.call("POST", "/dead-letters/redrive", keys["acme"], json={"all": True}).json()
+    answer = gateways.call("POST", "/dead-letters/redrive", keys[acme], json={"all": True}).json()
     [redriven] = answer["redriven"]
     again = redriven["newTaskId"]
-    assert gateways.call("GET", f"/tasks/{again}?wait=60", keys["acme"]).json()["status"] == "FAILED"
-    assert gateways.call("GET", f"/tasks/{again}", keys["zeta"]).status_code == 404
+    assert gateways.call("GET", f"/tasks/{again}?wait=60", keys[acme]).json()["status"] == "FAILED"
+    assert gateways.call("GET", f"/tasks/{again}", keys[zeta]).status_code == 404
 
     report = await audit(fleet.settings, only=fleet.settings.queue, settle=60)
     assert report.clean, report
 
-    path = f"/keys/{made['acme']['id']}"
+    path = f"/keys/{made[acme]['id']}"
     assert gateways.call("DELETE", path).json()["revokedAt"]
     for at in (0, 1):
-        refused = soon(lambda at=at: gateways.call("GET", "/tasks", keys["acme"], at=at).status_code == 401)
+        refused = soon(lambda at=at: gateways.call("GET", "/tasks", keys[acme], at=at).status_code == 401)
         assert refused, "a key that one gateway revoked is refused by another"
-        assert gateways.call("GET", "/tasks", keys["zeta"], at=at).status_code == 200
+        assert gateways.call("GET", "/tasks", keys[zeta], at=at).status_code == 200
     listed = {one["id"]: one for one in gateways.call("GET", "/keys").json()["keys"]}
     assert {listed[key["id"]].get("lastUsedAt", "") > "2020" for key in made.values()} == {True}
