@@ -183,7 +183,7 @@ class Probe:
 
     @property
     def p99(self) -> float:
-        return statistics.quantiles(self.seconds, n=100)[98]
+        return statistics.quantiles(self.seconds, n=100, method="inclusive")[98]
 
     @property
     def growth_mib(self) -> float:

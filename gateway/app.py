@@ -93,7 +93,7 @@ class Gateway:
     def __init__(self, settings: Settings, parts: Parts) -> None:
         self.waiters = Waiters(parts.read_model)
         self._parts = parts
-        self._metrics = Metrics()
+        self.metrics = Metrics()
         tokens = _tokens(settings)
         admin_key = _admin_key(settings)
         self.access = Access(
@@ -126,7 +126,7 @@ class Gateway:
             parts.commands,
             parts.read_model,
             parts.blobs,
-            self._metrics,
+            self.metrics,
             self.limits.load,
         )
         originals = Originals(parts.commands, parts.blobs)
@@ -179,7 +179,7 @@ class Gateway:
             ("GET", "/workers", operator(self._workers.list), admin),
             ("POST", "/rebuild", operator(self._rebuilds.start), admin),
             ("GET", "/rebuild", operator(self._rebuilds.get), admin),
-            ("GET", "/metrics", operator(self._metrics.get), admin),
+            ("GET", "/metrics", operator(self.metrics.get), admin),
             ("POST", "/keys", self._keys.create, admin),
             ("GET", "/keys", self._keys.list, admin),
             ("DELETE", "/keys/{key_id}", self._keys.revoke, admin),
@@ -232,7 +232,7 @@ class Gateway:
         app = Starlette(
             routes=self.routes(),
             middleware=[
-                Middleware(Observer, metrics=self._metrics),
+                Middleware(Observer, metrics=self.metrics),
                 # Where everybody says who they are, a page of another site has nothing to say.
                 *([] if self.access.required else [Middleware(Guard)]),
             ],

@@ -19,6 +19,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from gateway.bodies import BODY_SECONDS
 from gateway.errors import Problem
 from gateway.limits.load import overloaded
+from gateway.pace import Pace
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +38,7 @@ SURPLUS: Final = 64
 SPARE_FILES: Final = 256
 """Files that the gateway opens besides connections."""
 _ALWAYS: Final = frozenset({"/healthz", "/readyz"})
+_HEALTH: Final = frozenset(path.encode() for path in _ALWAYS)
 _RESET: Final = struct.pack("ii", 1, 0)
 _KEEPALIVE: Final = (
     (socket.SOL_SOCKET, "SO_KEEPALIVE", 1),
@@ -74,6 +76,7 @@ class Watch:
 
     def __init__(self, most: int) -> None:
         self._most = most
+        self.pace = Pace()
         self._all: set[Connection] = set()
         self.now = 0.0
         """Seconds that were swept. It stands still while the process does: who sent something meanwhile has
@@ -151,6 +154,8 @@ class Connection(HttpToolsProtocol):
         """Since when a body is awaited, which has not come to its end."""
         self._unsent = 0
         self._unsent_since = 0.0
+        self._refused = False
+        """Whether the request that is being received was answered already: it is one too many."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -171,6 +176,11 @@ class Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._watch.works(self)
         self._body_since = self._watch.now
+        self._refused = self._is_idle() and self.url not in _HEALTH and not self._watch.pace.begins()
+        if self._refused:
+            # Written out once for all, for this is where there is no time.
+            self.transport.write(_TOO_MUCH)
+            return
         if self._head > HEAD_BYTES and self._head_size() > HEAD_BYTES:
             app, self.app = self.app, refusing(head_too_large)
             super().on_headers_complete()
@@ -178,8 +188,13 @@ class Connection(HttpToolsProtocol):
         else:
             super().on_headers_complete()
 
+    def on_body(self, body: bytes) -> None:
+        if not self._refused:
+            super().on_body(body)
+
     def on_message_complete(self) -> None:
-        super().on_message_complete()
+        if not self._refused:
+            super().on_message_complete()
         self._head = 0
         self._body_since = None
         self._settle()
@@ -215,9 +230,12 @@ class Connection(HttpToolsProtocol):
 
     def _settle(self) -> None:
         """Once a request came and was answered as a whole, the next one's head is waited for."""
-        answered = self.cycle is not None and self.cycle.response_complete
-        if answered and self._body_since is None and not self.transport.is_closing():
+        if self._is_idle() and self._body_since is None and not self.transport.is_closing():
             self._watch.waits(self)
+
+    def _is_idle(self) -> bool:
+        """Whether all that was begun is answered."""
+        return self.cycle is None or bool(self.cycle.response_complete)
 
     def _head_size(self) -> int:
         return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
@@ -227,10 +245,7 @@ class Connection(HttpToolsProtocol):
             # The answer to the request before is not there yet.
             self._watch.cut(self)
             return
-        answer = head_too_large().response()
-        lines = [name + b": " + value + b"\r\n" for name, value in answer.raw_headers]
-        head = STATUS_LINE[answer.status_code] + b"".join(lines)
-        self.transport.write(head + b"\r\n" + bytes(answer.body))
+        self.transport.write(_written(head_too_large()))
         self.transport.close()
 
 
@@ -246,6 +261,13 @@ def refusing(problem: Callable[[], Problem], healthy: ASGIApp | None = None) -> 
     return refuse
 
 
+def _written(problem: Problem) -> bytes:
+    """As it goes over the wire."""
+    answer = problem.response()
+    lines = [name + b": " + value + b"\r\n" for name, value in answer.raw_headers]
+    return b"".join([STATUS_LINE[answer.status_code], *lines, b"\r\n", bytes(answer.body)])
+
+
 def head_too_large() -> Problem:
     return Problem("head_too_large", f"A request's head has at most {HEAD_BYTES} bytes.")
 
@@ -254,3 +276,6 @@ def _too_many() -> Problem:
     problem = overloaded("There are as many connections as may be")
     problem.headers["connection"] = "close"
     return problem
+
+
+_TOO_MUCH: Final = _written(overloaded("There are more requests than the gateway can answer"))

@@ -3,10 +3,13 @@
 import logging
 import time
 import uuid
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.metrics_core import CounterMetricFamily
 from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -75,8 +78,24 @@ class Metrics:
             found = self._acceptances[function] = self._accepted.labels(function)
         found.inc()
 
+    def refuses(self, count: Callable[[], int]) -> None:
+        """`count`: requests so far that were refused before anybody looked at them."""
+        self.registry.register(_Refused(count))
+
     async def get(self, _request: Request) -> Response:
         return Response(generate_latest(self.registry), media_type=CONTENT_TYPE_LATEST)
+
+
+class _Refused(Collector):
+    def __init__(self, count: Callable[[], int]) -> None:
+        self._count = count
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        yield CounterMetricFamily(
+            "mayfly_gateway_requests_refused",
+            "Requests that were refused unread, because there was too much to do",
+            self._count(),
+        )
 
 
 class Observer:

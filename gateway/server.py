@@ -27,6 +27,9 @@ GRACE_SECONDS = 15
 """How long requests that are under way may go on after SIGTERM: longer than the log takes to acknowledge."""
 BACKLOG = 2048
 """uvicorn's own."""
+ACCEPTED = 32
+"""Connections in one round of the loop: libuv accepts one for each descriptor of the listener. With one alone
+whoever asks for health stood behind a thousand clients that had come before, for as many rounds."""
 MESSAGE_BYTES = 16 * 1024
 """What a client may say at once over a WebSocket."""
 
@@ -77,6 +80,7 @@ async def serve(settings: Settings) -> None:
 
     startup = Startup(settings, failed)
     gateway = Gateway(settings, startup.parts())
+    gateway.metrics.refuses(lambda: watch.pace.refused)
     server = Server(
         uvicorn.Config(
             gateway.app(startup.run, startup.stop),
@@ -100,9 +104,10 @@ async def serve(settings: Settings) -> None:
         loop.add_signal_handler(number, stop)
     collector.spare()
     _tell_address(settings, listener)
+    watch.pace.follow(loop)
     sweeping = loop.create_task(watch.sweep())
     try:
-        await server.serve(sockets=[listener])
+        await server.serve(sockets=[listener, *(listener.dup() for _ in range(ACCEPTED - 1))])
     finally:
         sweeping.cancel()
     if failures:

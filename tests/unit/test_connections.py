@@ -253,6 +253,39 @@ async def test_where_all_are_at_work_a_new_one_is_refused_but_for_health() -> No
         assert b" 200 " in await answer(await connect(), GET % b"readyz")
 
 
+async def test_requests_beyond_the_pace_are_refused_unread_and_their_connections_go_on() -> None:
+    async with serving() as (watch, connect):
+        watch.pace.room = 1
+        talk = await connect()
+        assert b" 200 " in await answer(talk, GET % b"")
+        body = b"POST /tasks HTTP/1.1\r\nhost: x\r\ncontent-length: 100000\r\n\r\n" + b"x" * 100_000
+        for sent in (GET % b"", body, GET % b"tasks"):
+            talk[1].write(sent)
+            head = await talk[0].readuntil(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 503"), head
+            assert b"retry-after: 1\r\n" in head
+            size = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+            assert b'"code":"overloaded"' in await talk[0].readexactly(size)
+        assert watch.pace.refused == 3
+        fresh = await connect()
+        assert b" 503 " in (await answer(fresh, GET % b""))
+        await fresh[0].readuntil(b"}")
+        for path in (b"healthz", b"readyz"):
+            assert b" 200 " in await answer(fresh, GET % path)
+        watch.pace.look(0.0)
+        assert b" 200 " in await answer(talk, GET % b"")
+
+
+async def test_a_pipelined_request_waits_for_its_turn_and_is_not_answered_before_it() -> None:
+    async with serving() as (watch, connect):
+        watch.pace.room = 1
+        talk = await connect()
+        talk[1].write(GET % b"" + GET % b"")
+        for _ in range(2):
+            assert b" 200 " in await talk[0].readuntil(b"\r\n\r\n")
+            await talk[0].readuntil(b"0\r\n\r\n")
+
+
 async def test_a_flood_of_connections_that_ask_nothing_does_not_keep_health_out() -> None:
     async with serving(most=20) as (watch, connect):
         for _ in range(5):
