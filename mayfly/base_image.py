@@ -69,13 +69,13 @@ def ensure_base(client: docker.DockerClient, *, on_progress: Progress) -> Base:
 
     Raises `StackError` where it can neither be pulled nor made.
     """
-    root = _ensure_root(client, on_progress)
+    root = ensure_root(client, on_progress=on_progress)
     files = python_files()
     tag = f"{PYTHON}:{_hash(root, *(name + path.read_text() for name, path in files.items()))}"
     image = find_image(client, tag)
     if image is None:
         on_progress("building the Python base image")
-        version, target = _probe(client, root)
+        version, target = probe(client, root)
         _build_python(client, root, tag, files, {"mayfly.python": version, "mayfly.platform": target})
         image = find_image(client, tag)
         assert image is not None
@@ -91,7 +91,7 @@ def python_files() -> dict[str, Path]:
     return files | {"mayfly.py": Path(advice.__file__)}
 
 
-def _ensure_root(client: docker.DockerClient, on_progress: Progress) -> str:
+def ensure_root(client: docker.DockerClient, *, on_progress: Progress) -> str:
     """The id of `mayfly/base`."""
     tag = f"{BASE}:{_hash(PULLED, *PACKAGES, *UNUSED, STRIP)}"
     image = find_image(client, tag)
@@ -157,7 +157,7 @@ def _sources() -> list[str]:
     return [str(path) for path in files if path.is_file() and path.stat().st_size]
 
 
-def _probe(client: docker.DockerClient, image: str) -> tuple[str, str]:
+def probe(client: docker.DockerClient, image: str) -> tuple[str, str]:
     """The Python version in an image, and its platform."""
     try:
         output = client.containers.run(image, ["python3", "-c", PROBE], network_disabled=True, remove=True)

@@ -3,15 +3,19 @@
 The kernel gives the lock back however the process ends, so that no heartbeat is needed to tell.
 """
 
+import contextlib
 import fcntl
 import os
 import socket
+import uuid
 from pathlib import Path
 from typing import Final
 
 from mayfly.errors import StackError
 
 MACHINE_ID: Final = Path("/etc/machine-id")
+FOLDER_ID: Final = "folder-id"
+"""Beside the lock files, where the machine has no id."""
 
 
 class OwnerLock:
@@ -25,7 +29,7 @@ class OwnerLock:
     @property
     def label(self) -> str:
         """Names the lock among those of all machines that share an engine."""
-        return f"{_machine()}:{self._path}"
+        return f"{_machine(self._folder)}:{self._path}"
 
     def acquire(self) -> None:
         """Raises `StackError` where the folder cannot be written, or a process had this id before."""
@@ -62,14 +66,14 @@ class OwnerLock:
         """
         machine, _, text = label.partition(":")
         path = Path(text)
-        if machine != _machine() or path.parent != self._folder or path == self._path:
+        if machine != _machine(self._folder) or path.parent != self._folder or path == self._path:
             return False
         return not _is_held(path)
 
     def forget_dead(self) -> None:
         """Delete the lock files of dead dispatchers, once their sandboxes are gone."""
         for path in self._folder.glob("*.lock"):
-            if self.is_dead(f"{_machine()}:{path}"):
+            if self.is_dead(f"{_machine(self._folder)}:{path}"):
                 path.unlink(missing_ok=True)
 
     def release(self) -> None:
@@ -81,17 +85,45 @@ class OwnerLock:
 
 def folder_label(state_dir: Path) -> str:
     """Names a state folder among those of all machines that share an engine."""
-    return f"{_machine()}:{_folder(state_dir)}"
+    folder = _folder(state_dir)
+    return f"{_machine(folder)}:{folder}"
 
 
 def is_deserted(label: str) -> bool:
     """Whether a label names a state folder of this machine in which no dispatcher lives."""
-    machine, _, folder = label.partition(":")
-    return machine == _machine() and not any(_is_held(path) for path in Path(folder).glob("*.lock"))
+    machine, _, text = label.partition(":")
+    folder = Path(text)
+    return machine == _machine(folder) and not any(_is_held(path) for path in folder.glob("*.lock"))
 
 
 def _folder(state_dir: Path) -> Path:
-    return (state_dir / "dispatchers").resolve()
+    """Raises `StackError` where it needs an id of its own and cannot be written."""
+    folder = (state_dir / "dispatchers").resolve()
+    if not _text(MACHINE_ID):
+        _mark(folder)
+    return folder
+
+
+def _mark(folder: Path) -> None:
+    """Gives a folder an id of its own, once.
+
+    A container has no machine's id. With the host's name and the same path in it as the next one, it may have
+    another folder there: each would take the other's dispatchers, whose locks it does not see, for dead.
+    """
+    fresh = folder / f".{uuid.uuid4().hex}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if _text(folder / FOLDER_ID):
+            return
+        fresh.write_text(uuid.uuid4().hex)
+        # Of those who do this at once, the first one's stays.
+        with contextlib.suppress(FileExistsError):
+            os.link(fresh, folder / FOLDER_ID)
+    except OSError as error:
+        raise StackError(f"no lock file can be made in {folder}: {error}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            fresh.unlink(missing_ok=True)
 
 
 def _is_held(path: Path) -> bool:
@@ -108,10 +140,14 @@ def _is_held(path: Path) -> bool:
     return False
 
 
-def _machine() -> str:
+def _machine(folder: Path) -> str:
     """Tells machines apart that share an engine: cloned ones may share an id, or a name."""
-    try:
-        identity = MACHINE_ID.read_text().strip()
-    except OSError:
-        identity = ""
+    identity = _text(MACHINE_ID) or _text(folder / FOLDER_ID)
     return f"{socket.gethostname()}/{identity[:12]}"
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""

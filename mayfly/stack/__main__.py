@@ -1,5 +1,6 @@
 """The local stack in the foreground: `parts` is Kafka, Redis and S3 alone, `up` is everything. `deploy`
-starts nothing: it deploys the functions once, to the log and the engine that the environment names."""
+starts nothing: it deploys the functions once, to the log and the engine that the environment names. `image`
+builds Mayfly's own image with that engine, and pulls nothing that cannot be pulled."""
 
 import argparse
 import asyncio
@@ -23,9 +24,10 @@ from mayfly.stack.stack import Stack  # noqa: E402
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m mayfly.stack", description=__doc__)
-    parser.add_argument("what", choices=["parts", "up", "demo", "deploy"])
+    parser.add_argument("what", choices=["parts", "up", "demo", "deploy", "image"])
     parser.add_argument("--dir", type=Path, default=Path(".mayfly"))
     parser.add_argument("--functions", type=Path, default=Path("functions"))
+    parser.add_argument("--tag", help="the image's name, for `image`")
     parser.add_argument("--dispatchers", type=int, default=1)
     parser.add_argument("--free-ports", action="store_true", help="keep clear of the usual ports")
     parser.add_argument("--mail", action="store_true", help="a mail server for the email example")
@@ -33,6 +35,8 @@ def main() -> int:
     options = parser.parse_args()
     if options.what == "deploy":
         return _told(_deploy(options.dir, options.functions))
+    if options.what == "image":
+        return _told(_image(options.tag))
     demo = options.what == "demo"
     stack = Stack(
         options.dir,
@@ -62,6 +66,13 @@ def main() -> int:
 
 async def _deploy(directory: Path, functions: Path) -> bool:
     return await deploy(directory, functions, Settings())
+
+
+async def _image(tag: str | None) -> bool:
+    # Its libraries are of no use to the others.
+    from mayfly.stack.image import build_here
+
+    return await asyncio.to_thread(build_here, tag)
 
 
 def _told(work: Coroutine[Any, Any, bool]) -> int:

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from dispatcher.runtimes import ownership
 from dispatcher.runtimes.ownership import OwnerLock, folder_label, is_deserted
 from mayfly.errors import StackError
 
@@ -90,3 +91,44 @@ def test_the_lock_is_held_from_the_moment_it_can_be_seen(mine, tmp_path):
     with pytest.raises(BlockingIOError):
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     os.close(descriptor)
+
+
+# --- in containers, which have no machine's id, and the same name and paths although what is there may differ
+
+
+@pytest.fixture
+def no_machine_id(tmp_path, monkeypatch):
+    monkeypatch.setattr(ownership, "MACHINE_ID", tmp_path / "nothing")
+
+
+def test_the_dispatchers_of_one_folder_know_each_others_locks(no_machine_id, tmp_path):
+    first, second = OwnerLock(tmp_path, "first"), OwnerLock(tmp_path, "second")
+    first.acquire()
+    second.acquire()
+    assert not second.is_dead(first.label)
+    first.release()
+    assert second.is_dead(first.label)
+    assert not is_deserted(folder_label(tmp_path))
+    second.release()
+    assert is_deserted(folder_label(tmp_path))
+
+
+def test_the_same_path_with_another_folder_there_is_not_ours_to_judge(no_machine_id, tmp_path):
+    theirs = OwnerLock(tmp_path / "mounted", "theirs")
+    theirs.acquire()
+    label, folder = theirs.label, folder_label(tmp_path / "mounted")
+    (tmp_path / "mounted").rename(tmp_path / "elsewhere")
+    ours = OwnerLock(tmp_path / "mounted", "ours")
+    ours.acquire()
+    assert not ours.is_dead(label)
+    assert not is_deserted(folder)
+    ours.release()
+    assert not is_deserted(folder)
+    assert not is_deserted(folder.replace("/mounted/", "/not-seen-from-here/"))
+    theirs.release()
+
+
+def test_a_folder_that_cannot_be_given_an_id_is_an_error(no_machine_id, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StackError, match="no lock file can be made"):
+        folder_label(tmp_path / "file")
