@@ -18,7 +18,7 @@ PYTHON ?= $(shell for name in python3.14 python3.13 python3.12 python3.11 python
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test test-unit test-long faults faults-selftest accept bench bench-scale check lock clean
+.PHONY: help run demo image test test-unit test-long faults faults-selftest accept bench bench-scale check lock clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +28,9 @@ run: $(READY) ## start everything, run a task of every example, and serve until 
 
 demo: $(READY) ## the same, then stop: exits 0 if every example gave what it should
 	@$(BIN)/python -m mayfly.stack demo
+
+image: $(READY) ## build Mayfly's own image, mayfly:0.1.0, where nothing can be pulled, too
+	@$(BIN)/python -m mayfly.stack image
 
 # Three at a time, file by file: most of what a test does is to wait for processes. Each has parts of its own. The
 # folders in their order, for the slowest files have the fewest tests, and would else be left for the end.

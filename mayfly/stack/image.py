@@ -1,6 +1,7 @@
 """Mayfly's own image, built where its Dockerfile's base and its packages cannot be had from inside a build:
 on a base that this machine makes, with the packages that this machine fetches. The Dockerfile is the same."""
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import docker
 import uv
 
 from mayfly import __version__
-from mayfly.base_image import PULLED, Progress, ensure_root, probe
+from mayfly.base_image import BASE, PULLED, Progress, ensure_root, probe
 from mayfly.errors import StackError
 from mayfly.image import BuildFailed, Context, build_image, engine_errors, find_image
 from mayfly.stack.engine import address, ping
@@ -80,7 +81,11 @@ def build_here(tag: str | None = None) -> bool:
 
 
 def _with_besides(client: docker.DockerClient, base: str, on_progress: Progress) -> str:
-    """The base with what it lacks, by packages that this machine's apt-get fetches."""
+    """The base with what it lacks, by packages that this machine's apt-get fetches, once."""
+    recipe = hashlib.sha256(f"{base}\0{BESIDES}\0{BESIDES_DOCKERFILE}".encode()).hexdigest()[:12]
+    tag = f"{BASE}:{recipe}"
+    if (image := find_image(client, tag)) is not None:
+        return image.id
     on_progress(f"fetching {BESIDES}")
     query = ["dpkg-query", "--show", "--showformat", "${Package}\n"]
     with engine_errors():
@@ -93,7 +98,7 @@ def _with_besides(client: docker.DockerClient, base: str, on_progress: Progress)
         _run("apt-get", "download", *sorted(wanted.difference(has)), cwd=Path(folder))
         for path in sorted(Path(folder).glob("*.deb")):
             context.add_file(f"debs/{path.name}", path)
-    return build_image(client, context, arguments={"BASE": base})
+    return build_image(client, context, tag=tag, arguments={"BASE": base})
 
 
 def _code() -> Iterator[tuple[str, Path]]:

@@ -119,6 +119,11 @@ def until_healthy(container: Container) -> None:
         container.reload()
 
 
+def url(container: Container) -> str:
+    address = container.exec_run(["sh", "-c", "cat $MAYFLY_ADDRESS_FILE"]).output.decode()
+    return str(address.strip().replace("0.0.0.0", "127.0.0.1"))
+
+
 @contextlib.contextmanager
 def mail_server(home: Home, address: str) -> Iterator[MailSink]:
     loop = asyncio.new_event_loop()
@@ -206,6 +211,14 @@ def mail(system: System, tmp_path_factory: Any) -> Iterator[MailSink]:
 def dispatcher(system: System, deployed: list[str], mail: MailSink) -> Container:
     started = system.dispatcher(**mail.environment())
     until_healthy(started)
+    deadline = time.monotonic() + PATIENCE
+    partitions = settings_of(system.environment).partitions
+    # Until it has told of each, reads of the queue may be refused.
+    while (
+        f"mayfly_partitions {partitions}.0" not in httpx.get(url(started) + "/metrics", trust_env=False).text
+    ):
+        assert time.monotonic() < deadline, started.logs().decode()
+        time.sleep(0.05)
     return started
 
 
@@ -218,10 +231,8 @@ def gateway(system: System, deployed: list[str]) -> Container:
 
 @pytest.fixture(scope="module")
 def http(system: System, gateway: Container) -> Iterator[httpx.Client]:
-    address = gateway.exec_run(["sh", "-c", "cat $MAYFLY_ADDRESS_FILE"]).output.decode()
     headers = {"authorization": f"Bearer {system.environment['MAYFLY_ADMIN_KEY']}"}
-    url = address.strip().replace("0.0.0.0", "127.0.0.1")
-    with httpx.Client(base_url=url, headers=headers, timeout=60, trust_env=False) as client:
+    with httpx.Client(base_url=url(gateway), headers=headers, timeout=60, trust_env=False) as client:
         deadline = time.monotonic() + PATIENCE
         while client.get("/readyz").status_code != 200:
             assert time.monotonic() < deadline, client.get("/readyz").text
@@ -265,6 +276,9 @@ def test_what_a_killed_dispatcher_left_is_removed_by_the_next_container(
         assert time.monotonic() < deadline, dispatcher.logs().decode()
         time.sleep(0.05)
     [lock] = {one.labels["mayfly.lock"] for one in left}
+    assert (system.state / "dispatchers/folder-id").read_text()[:12] in lock, (
+        "no machine's id is in the image"
+    )
     dispatcher.kill()
     until_healthy(system.dispatcher())
     assert lock not in {one.labels["mayfly.lock"] for one in system.sandboxes()}
