@@ -92,8 +92,9 @@ def build_image(
     arguments: Mapping[str, str] | None = None,
     labels: Mapping[str, str] | None = None,
     network: bool = False,
+    target: str | None = None,
 ) -> str:
-    """Builds the context's Dockerfile: the id of the image.
+    """Builds the context's Dockerfile, or its stage `target`: the id of the image.
 
     Raises `BuildFailed`; `StackError` where the engine is at fault.
     """
@@ -108,6 +109,7 @@ def build_image(
             buildargs=dict(arguments or {}),
             labels=dict(labels or {}),
             network_mode=None if network else "none",
+            target=target or "",
             rm=True,
             forcerm=True,
             decode=True,

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +22,8 @@ from mayfly.stack.engine import address, ping
 TAG: Final = f"mayfly:{__version__}"
 ROOT: Final = Path(__file__).parents[2]
 DOCKERFILE: Final = "infra/Dockerfile"
+RECIPE: Final = (DOCKERFILE, "pyproject.toml", "requirements.lock")
+OWN_PACKAGES: Final = "mayfly/own-packages"
 CODE: Final = ("mayfly", "gateway", "dispatcher", "images")
 BESIDES: Final = "iptables"
 """What the Dockerfile installs with apt-get, which a base that was made here has not."""
@@ -47,22 +49,50 @@ def build_own(client: docker.DockerClient, *, tag: str = TAG, on_progress: Progr
     pulled = find_image(client, PULLED)
     if pulled is None or pulled.id != base:
         base = _with_besides(client, base, on_progress)
-    python, platform = probe(client, base)
-    context = Context()
-    context.add_file("Dockerfile", ROOT / DOCKERFILE)
-    for name in ("pyproject.toml", "requirements.lock"):
-        context.add_file(name, ROOT / name)
+    packages = _packages(client, base, on_progress)
+    context = _recipe()
     for name, path in _code():
         context.add_file(name, path)
+    on_progress(f"building {tag}")
+    return _build(client, context, tag, {"BASE": base, "PACKAGES": packages})
+
+
+def _packages(client: docker.DockerClient, base: str, on_progress: Progress) -> str:
+    """The Dockerfile's stage `packages`, with what this machine fetches: made once for a lock."""
+    digest = hashlib.sha256(base.encode())
+    for name in RECIPE:
+        digest.update((ROOT / name).read_bytes())
+    tag = f"{OWN_PACKAGES}:{digest.hexdigest()[:12]}"
+    if (image := find_image(client, tag)) is not None:
+        return image.id
+    python, platform = probe(client, base)
+    context = _recipe()
     with tempfile.TemporaryDirectory(prefix="mayfly-image-") as folder:
         on_progress("fetching the packages")
         _fetch(Path(folder), python, platform)
         for path in sorted(path for path in Path(folder).rglob("*") if path.is_file()):
             mode = 0o755 if path.stat().st_mode & 0o100 else 0o644
             context.add_file(f"given/site/{path.relative_to(folder).as_posix()}", path, mode)
-    on_progress(f"building {tag}")
+    on_progress("compiling the packages")
+    return _build(client, context, tag, {"BASE": base}, target="packages")
+
+
+def _recipe() -> Context:
+    context = Context()
+    for name in RECIPE:
+        context.add_file("Dockerfile" if name == DOCKERFILE else name, ROOT / name)
+    return context
+
+
+def _build(
+    client: docker.DockerClient,
+    context: Context,
+    tag: str,
+    arguments: Mapping[str, str],
+    target: str | None = None,
+) -> str:
     try:
-        return build_image(client, context, tag=tag, arguments={"BASE": base}, network=True)
+        return build_image(client, context, tag=tag, arguments=arguments, network=True, target=target)
     except BuildFailed as error:
         raise StackError(f"{tag} cannot be built: {error}\n{error.log}") from error
 
