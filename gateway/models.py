@@ -316,6 +316,7 @@ class FunctionEntry(_Model):
     contract: Literal["python", "unix"]
     isolation: str
     network: str
+    runtime: str | None = Field(description="What runs its tasks; null: what its dispatchers run tasks with.")
     limits: FunctionLimits
     queue: str
     payload_schema: dict[str, Any] | None = Field(

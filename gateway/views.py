@@ -26,6 +26,7 @@ def function_view(function: Function) -> dict[str, Any]:
         "contract",
         "isolation",
         "network",
+        "runtime",
         "queue",
         "schema",
     )

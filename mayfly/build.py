@@ -98,6 +98,7 @@ def build(folder: Path, client: docker.DockerClient, *, on_progress: Progress) -
         isolation=read.manifest.isolation,
         warm_pool=read.manifest.warm_pool,
         network=read.manifest.network,
+        runtime=read.manifest.runtime,
         queue=read.manifest.queue,
         retries=read.manifest.policy,
         redeliver=read.manifest.redeliver,

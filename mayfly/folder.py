@@ -80,6 +80,16 @@ def _check_isolation(path: Path, manifest: Manifest) -> None:
             )
 
 
+def _check_runtime(path: Path, manifest: Manifest) -> None:
+    if manifest.runtime is not None:
+        raise FunctionError(
+            f'runtime = "{manifest.runtime}" is for Python functions: what carries a task there and back is '
+            "part of their images",
+            file=FILE,
+            line=line_of(read_text(path / FILE, FILE), "runtime"),
+        )
+
+
 def is_function(path: Path) -> bool:
     """Whether a folder is meant as a function; what lies beside functions may be anything."""
     return (path / "handler.py").exists() or (path / "Dockerfile").exists() or (path / FILE).exists()
@@ -101,6 +111,7 @@ def read_folder(path: Path) -> Folder:
     _check_entry(path, manifest, contract)
     if contract == "unix":
         _check_isolation(path, manifest)
+        _check_runtime(path, manifest)
     files = tuple(_files(path))
     if contract == "python":
         _check_shadows(files)

@@ -40,6 +40,8 @@ class Function(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     warm_pool: int | None = None
     """How many sandboxes each dispatcher of its queue keeps ready; None: as its use asks for."""
     network: Literal["none", "egress"] = "none"
+    runtime: str | None = None
+    """`ecs`; None: what its dispatchers run tasks with. Whoever does not know it refuses its tasks."""
     queue: str = "default"
     env: dict[str, str] = {}
     secrets: tuple[str, ...] = ()

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Final, Literal
 import jsonschema_rs
 import msgspec
 
+from mayfly import fargate
 from mayfly.errors import FunctionError
 from mayfly.retry import DEFAULTS
 from mayfly.task import MAX_ATTEMPTS, FailureType, RetryPolicy
@@ -55,6 +56,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     warm_pool: Annotated[int, msgspec.Meta(ge=0, le=1000)] | None = None
     """Sandboxes that each dispatcher keeps ready; unset: as the function's use asks for."""
     network: Literal["none", "egress"] = "none"
+    runtime: Literal["ecs"] | None = None
+    """What runs its tasks; unset: what the dispatcher runs tasks with."""
     queue: QueueName = "default"
     retries: Annotated[int, msgspec.Meta(ge=0, lt=MAX_ATTEMPTS)] | Retries | None = None
     """How often a failed attempt is tried again, or a table that says it in full. 0 is a policy: a function
@@ -103,6 +106,7 @@ EXPECTED: Final[Mapping[str, str]] = {
     "isolation": '"container", "fork" or "warm"',
     "warm_pool": "a whole number of sandboxes, from 0 to 1000",
     "network": '"none" or "egress"',
+    "runtime": '"ecs", or left out for what the dispatcher runs tasks with',
     "queue": "lower-case letters, digits and hyphens, with a letter first",
     "retries": "a whole number from 0 to 99, or a table",
     "redeliver": "true or false",
@@ -144,6 +148,7 @@ def read_manifest(folder: Path) -> Manifest:
         _check_value(key, value, Manifest, EXPECTED, line_of(text, key))
     manifest = msgspec.convert(values, Manifest)
     _check_names(manifest, text)
+    _check_runtime(manifest, text)
     _check_callback(manifest, text)
     return manifest
 
@@ -249,6 +254,29 @@ def _check_callback(manifest: Manifest, text: str) -> None:
     except ValueError as error:
         line = line_of(text, "callback_url")
         raise FunctionError(f"callback_url {error}", file=FILE, line=line) from error
+
+
+def _check_runtime(manifest: Manifest, text: str) -> None:
+    """What a task of ECS cannot be, or cannot do without."""
+    if manifest.runtime is None:
+        return
+    most = fargate.LARGEST
+    faults = {
+        "isolation": manifest.isolation != "container"
+        and f'isolation = "{manifest.isolation}": with runtime = "ecs" every task has a machine of its own',
+        "warm_pool": bool(manifest.warm_pool)
+        and f'warm_pool = {manifest.warm_pool}: with runtime = "ecs" none is kept ready',
+        # A network that was not asked for is given to nobody, and on Fargate there is no task without one.
+        "network": manifest.network != "egress"
+        and 'runtime = "ecs" needs network = "egress": on Fargate there is no task without a network',
+        "memory": fargate.size_of(manifest.cpu, manifest.memory) is None
+        and f'cpu = {manifest.cpu:g} with memory = {manifest.memory}: with runtime = "ecs" there are '
+        f"at most {most.cpu // 1024} cores and {most.memory} MiB",
+    }
+    for key, fault in faults.items():
+        if fault:
+            line = line_of(text, key) or line_of(text, "runtime")
+            raise FunctionError(fault, file=FILE, line=line)
 
 
 def _check_names(manifest: Manifest, text: str) -> None:

@@ -164,8 +164,8 @@ MANIFEST = [
     (
         "colour = 5",
         "function.toml:1: unknown key colour: known are: description, handler, timeout, memory, cpu, pids, "
-        "open_files, tmp, isolation, warm_pool, network, queue, retries, redeliver, concurrency, contract, "
-        "env, secrets, schema, callback_url",
+        "open_files, tmp, isolation, warm_pool, network, runtime, queue, retries, redeliver, concurrency, "
+        "contract, env, secrets, schema, callback_url",
     ),
     ("timeout = 1\ntimeout = 2", "function.toml:2: not TOML: Cannot overwrite a value"),
     ("timeout =", "function.toml:1: not TOML: Invalid value"),
@@ -284,6 +284,9 @@ def test_a_dockerfile_means_the_unix_contract_unless_the_manifest_says_python(tm
     for line in ('isolation = "fork"', 'isolation = "warm"', "warm_pool = 2"):
         with pytest.raises(FunctionError, match=f"function.toml:2: {line} is for Python functions"):
             read(tmp_path, {"Dockerfile": "FROM scratch", "function.toml": f"timeout = 5\n{line}"}, "a")
+    far = {"Dockerfile": "FROM scratch", "function.toml": 'network = "egress"\nruntime = "ecs"'}
+    with pytest.raises(FunctionError, match=r'function\.toml:2: runtime = "ecs" is for Python functions'):
+        read(tmp_path, dict(far), "c")
     unarmed = {"Dockerfile": "FROM scratch", "function.toml": 'isolation = "container"\nwarm_pool = 0'}
     assert read(tmp_path, unarmed, "a").manifest.warm_pool == 0
     files = {"Dockerfile": "FROM mayfly/python", "function.toml": 'contract = "python"'}
