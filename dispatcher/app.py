@@ -34,6 +34,8 @@ from dispatcher.projector import Projector
 from dispatcher.rebuild import Rebuild
 from dispatcher.repeats import Repeats
 from dispatcher.runtimes.choice import runtime_of
+from dispatcher.runtimes.chosen import ChosenRuntime
+from dispatcher.runtimes.ecs import EcsRuntime
 from dispatcher.scheduler import Scheduler
 from dispatcher.secrets import Secrets
 from dispatcher.webhook_secrets import WebhookSecrets
@@ -111,7 +113,9 @@ class Dispatcher:
         vault = vault_of(settings)
         self._control = ControlReader(settings)
         self._read_model = ReadModel(settings)
-        self._runtime = runtime_of(settings, self.id)
+        # Of those that a function can name: what was not set up here refuses its tasks.
+        named = {"ecs": EcsRuntime(settings, self._blobs)} if settings.ecs_cluster else {}
+        self._runtime = ChosenRuntime(runtime_of(settings, self.id), named)
         self.metrics = Metrics(self)
         queue = settings.queue
         lane_topics = {lane: lane_topic(queue, lane) for lane in Lane}

@@ -184,6 +184,9 @@ class Executor:
         """Take a sandbox before the claim, where nothing of the task goes into its start."""
         if command.invalid or function is None or function.contract != "python":
             return None
+        if function.runtime is not None:
+            # It takes a minute, or as long as a cloud has no room: time in which the task can be cancelled.
+            return None
         if claim.losses > losses_allowed(command, function):
             return None
         spec = SandboxSpec.of(function, command.task_id, tenant=command.envelope.tenant)
@@ -235,7 +238,7 @@ class Executor:
             settings=self._settings,
         )
         env = environment_at_start(function, request)
-        spec = SandboxSpec.of(function, command.task_id, env, tenant=command.envelope.tenant)
+        spec = SandboxSpec.of(function, command.task_id, env, tenant=command.envelope.tenant, fence=fence)
         while not stop.is_set():
             sandbox = await self._taken(launching or asyncio.create_task(self._take(function, spec)), stop)
             log.info("runs", sandbox=sandbox.name, attempt=claim.attempt)
@@ -305,7 +308,7 @@ class Executor:
             name = command.envelope.task_type
             message = f"there is no function {name!r}: deploy its folder, then submit the task again"
             raise Refused(FailureType.INVALID, message)
-        if function.network == "egress" and self._runtime.egress_refusal:
+        if function.network == "egress" and function.runtime is None and self._runtime.egress_refusal:
             raise Refused(FailureType.ERROR, self._runtime.egress_refusal)
         return Ready(function, await self._inputs.of(command.envelope, function))
 

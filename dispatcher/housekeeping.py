@@ -1,4 +1,5 @@
-"""Takes away what nobody has to keep any more: uploads, and old tasks' statuses, results, logs, payloads.
+"""Takes away what nobody has to keep any more: uploads, what dead dispatchers left of remote sandboxes'
+streams, and old tasks' statuses, results, logs, payloads.
 
 Every dispatcher sweeps, and none minds another: what is gone already is no error. The log is not touched: its
 topics keep what they are told to.
@@ -13,7 +14,7 @@ from typing import Any, Final, Protocol
 import structlog
 
 from mayfly.errors import BlobsUnavailable, LogUnavailable, ReadModelUnavailable
-from mayfly.uploads import UPLOADS
+from mayfly.uploads import REMOTE, REMOTE_HOURS, UPLOADS
 
 log = structlog.get_logger(__name__)
 
@@ -128,6 +129,9 @@ class Housekeeping:
         if old := await self._blobs.older(UPLOADS, before):
             await self._blobs.delete(old)
             log.info("swept", uploads=len(old))
+        if left := await self._blobs.older(REMOTE, datetime.fromtimestamp(now - REMOTE_HOURS * 3600, UTC)):
+            await self._blobs.delete(left)
+            log.info("swept", streams=len(left))
         self._uploads_due = now + UPLOADS_SECONDS
 
     async def _old(self) -> Sequence[Old]:

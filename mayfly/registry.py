@@ -30,6 +30,10 @@ class Registry:
     def __init__(self, repository: str) -> None:
         self._repository = repository
 
+    def address(self, image: str) -> str:
+        """What another machine's engine finds it by. Raises `ImageNotThere` for what is not ours."""
+        return f"{self._repository}:{_tag(image)}"
+
     def push(self, engine: docker.APIClient, image: str) -> None:
         """Have it there. Where it is there already, built elsewhere of the same, that one stays."""
         tag = _tag(image)

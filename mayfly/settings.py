@@ -152,6 +152,24 @@ class Settings(BaseSettings):
     docker_host: str | None = None
     """The Docker engine's address; unset means DOCKER_HOST, the Docker context, the default socket."""
 
+    # --- tasks on AWS ECS: those of functions with `runtime = "ecs"`
+    ecs_cluster: str | None = None
+    """The cluster that runs them on Fargate, by name or ARN; unset: they are refused here."""
+    ecs_region: str | None = None
+    """Its region; unset means the one that boto3 finds."""
+    ecs_subnets: Annotated[tuple[str, ...], NoDecode] = ()
+    """The subnets that they are in, with commas between: the more zones, the more room."""
+    ecs_security_groups: Annotated[tuple[str, ...], NoDecode] = ()
+    """What they may reach is what these allow: the store and the registry, and what `egress` is to be."""
+    ecs_execution_role: str | None = None
+    """ARN of the role that ECS pulls their images with; unset: the registry wants none."""
+    ecs_family: str = Field("mayfly-fn", pattern=r"^[A-Za-z0-9_-]{1,100}$")
+    """What the names of their task definitions begin with."""
+    ecs_capacity: Literal["FARGATE", "FARGATE_SPOT"] = "FARGATE"
+    """`FARGATE_SPOT` is cheaper, and a task may be lost at any moment: then it runs again."""
+    ecs_public_address: bool = False
+    """Whether each has a public address: in a subnet without NAT it reaches nothing without one."""
+
     # --- webhooks
     webhook_allow: Annotated[tuple[str, ...], NoDecode] = ()
     """`host:port` pairs, with commas between, that callbacks may lead to although they are private."""
@@ -187,7 +205,7 @@ class Settings(BaseSettings):
             name = "MAYFLY_" + "_".join(str(part) for part in first["loc"]).upper()
             raise SettingsError(f"{name}: {first['msg']}") from error
 
-    @field_validator("egress_allow", "webhook_allow", mode="before")
+    @field_validator("egress_allow", "webhook_allow", "ecs_subnets", "ecs_security_groups", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return (
@@ -219,6 +237,11 @@ class Settings(BaseSettings):
             raise SettingsError("MAYFLY_REDIS_CA_FILE is for a MAYFLY_REDIS that begins with rediss://")
         if self.s3_ca_file is not None and (self.s3_endpoint or "").startswith("http://"):
             raise SettingsError("MAYFLY_S3_CA_FILE is for a MAYFLY_S3_ENDPOINT that begins with https://")
+        if self.ecs_cluster is not None:
+            needed = ("ecs_subnets", "ecs_security_groups", "functions_repository")
+            missing = [f"MAYFLY_{name.upper()}" for name in needed if not getattr(self, name)]
+            if missing:
+                raise SettingsError(f"MAYFLY_ECS_CLUSTER needs {' and '.join(missing)}")
         return self
 
 

@@ -108,6 +108,9 @@ class Pools:
         pool = self._of(function, spec.tenant)
         if pool is not None:
             return await pool.take()
+        if function.runtime is not None:
+            # It takes nothing of this machine.
+            return await self._runtime.launch(spec), How.MADE
         self._launching += 1
         try:
             return await self._runtime.launch(spec), How.MADE
@@ -147,8 +150,8 @@ class Pools:
 
     def _of(self, function: Function, tenant: str) -> Pool | None:
         """None where a sandbox is launched for the task: by the Unix contract, where it starts with what is
-        the task's, and on another image than the function has now."""
-        if self._stopped or function.contract != "python":
+        the task's, on another machine, and on another image than the function has now."""
+        if self._stopped or not _is_pooled(function):
             return None
         version = _version(function, tenant)
         current = self._functions.get(function.name)
@@ -196,7 +199,7 @@ class Pools:
         self._revision = self._functions.revision
         for (name, tenant), pool in list(self._pools.items()):
             function = self._functions.get(name)
-            if function is None or function.contract != "python":
+            if function is None or not _is_pooled(function):
                 self._close(pool)
             elif _version(function, tenant) != pool.version:
                 self._open(function, tenant)
@@ -205,7 +208,7 @@ class Pools:
                 self._notice(pool)
         for function in self._functions.all():
             if (
-                function.contract == "python"
+                _is_pooled(function)
                 and (function.name, DEFAULT_TENANT) not in self._pools
                 and self._reserved(function)
             ):
@@ -319,6 +322,10 @@ class Pools:
     def _notice(self, pool: Pool) -> None:
         self._changed.add(pool)
         self._wake.set()
+
+
+def _is_pooled(function: Function) -> bool:
+    return function.contract == "python" and function.runtime is None
 
 
 def _version(function: Function, tenant: str) -> Version:

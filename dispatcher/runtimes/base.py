@@ -45,6 +45,10 @@ class SandboxSpec:
     """Arguments in place of the image's CMD."""
     tenant: str = DEFAULT_TENANT
     """Whose tasks it may have: no process ever has two tenants'."""
+    runtime: str | None = None
+    """The one that the function names; None: the dispatcher's."""
+    fence: int = -1
+    """Of the claim that it is launched under; -1 where there is none yet."""
 
     @classmethod
     def of(
@@ -54,6 +58,7 @@ class SandboxSpec:
         env: Mapping[str, str] | None = None,
         *,
         tenant: str = DEFAULT_TENANT,
+        fence: int = -1,
     ) -> "SandboxSpec":
         """What the function asks for; `env` is in place of its own."""
         return cls(
@@ -64,6 +69,8 @@ class SandboxSpec:
             network=function.network,
             env=function.env if env is None else env,
             tenant=tenant,
+            runtime=function.runtime,
+            fence=fence,
         )
 
 

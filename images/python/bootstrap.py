@@ -2,7 +2,7 @@
 
 Its arguments may ask for something else: `once MARK`, that its log ends with a mark; `describe`
 (`mayfly_describe.py`); `turns`, for many tasks, one after another (`mayfly_turns.py`); `forks`, for a process
-of its own for each (`mayfly_relay.py`).
+of its own for each (`mayfly_relay.py`); `remote`, for one whose frames are carried (`mayfly_remote.py`).
 
 It speaks frames with the dispatcher: a kind (one ASCII byte), the body's length (u32, big-endian), the body.
 
@@ -395,6 +395,11 @@ def main() -> None:
         import mayfly_describe
 
         mayfly_describe.main(load_handler)
+        return
+    if mode == "remote":
+        import mayfly_remote
+
+        mayfly_remote.main()
         return
     bootstrap = sys.modules[__name__]
     if mode == "forks":

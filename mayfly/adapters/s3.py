@@ -11,7 +11,7 @@ import threading
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 import obstore
 from obstore.exceptions import BaseError
@@ -150,6 +150,10 @@ class Blobs:
         """Where the object can be had, with these headers."""
         asked = {"ResponseContentType": content_type, "ResponseContentDisposition": disposition}
         return await asyncio.to_thread(self._sign, "get_object", key, asked, seconds)
+
+    async def bare_url(self, method: Literal["get_object", "put_object"], key: str, seconds: int) -> str:
+        """Where an object can be had, or put whatever it is, for so long, by whoever has the URL."""
+        return await asyncio.to_thread(self._sign, method, key, {}, seconds)
 
     def _sign(self, method: str, key: str, asked: dict[str, Any], seconds: int) -> str:
         """Nothing is asked of the store: a signature is a matter of arithmetic."""

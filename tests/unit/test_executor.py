@@ -22,7 +22,7 @@ from dispatcher.repeats import Repeats
 from dispatcher.runtimes.base import Exit, Sandbox, SandboxSpec
 from dispatcher.secrets import Secrets
 from mayfly.adapters.kafka import MAX_MESSAGE_BYTES
-from mayfly.errors import BlobNotFound, BlobsUnavailable, SandboxLost
+from mayfly.errors import BlobNotFound, BlobsUnavailable, SandboxesUnavailable, SandboxLost
 from mayfly.events import CancelRequested, Claimed, Deferred, Event, Finished, Reason, decode_event
 from mayfly.function import Function
 from mayfly.settings import Settings
@@ -540,6 +540,28 @@ async def test_a_task_is_cancelled_while_its_sandbox_is_being_launched(unix: Wor
         await running
     assert [outcome.status for outcome in unix.outcomes] == [Status.CANCELLED]
     assert not unix.held
+
+
+async def test_a_task_of_another_machine_is_launched_once_it_is_claimed_and_by_its_fence(
+    world: World,
+) -> None:
+    """It may take as long as a cloud has no room: a task that is claimed can be cancelled meanwhile."""
+    world.functions["f"] = msgspec.structs.replace(FUNCTION, runtime="ecs")
+    claimed: list[int] = []
+
+    async def launch() -> Sandbox:
+        claimed.append(len(world.events))
+        raise SandboxesUnavailable("Capacity is unavailable at this time")
+
+    world.launch_with = launch
+    running = asyncio.create_task(world.run(envelope()))
+    await until(world, lambda: len(world.launched) > 1)
+    await cancel(world)
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        await running
+    assert [outcome.status for outcome in world.outcomes] == [Status.CANCELLED]
+    assert claimed[0] == 1
+    assert {(spec.runtime, spec.fence) for spec in world.launched} == {("ecs", 0)}
 
 
 async def test_a_task_is_cancelled_while_its_input_is_fetched(unix: World) -> None:

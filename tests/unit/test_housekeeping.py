@@ -139,6 +139,12 @@ async def test_an_upload_goes_an_hour_after_the_day_in_which_it_can_be_used(worl
     assert world.did == [("delete", ("uploads/default/old",))]
 
 
+async def test_what_a_dead_dispatcher_left_of_remote_sandboxes_goes_once_none_can_run(world: World) -> None:
+    world.uploaded = {"remote/a/in/0": 26.1, "remote/b/in/0": 25.9}
+    await world.house().sweep()
+    assert world.did == [("delete", ("remote/a/in/0",))]
+
+
 async def test_uploads_are_looked_for_once_an_hour_and_again_where_the_store_was_away(world: World) -> None:
     house, world.down = world.house(), True
     world.uploaded = {"uploads/default/old": 30.0}
