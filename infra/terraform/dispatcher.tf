@@ -8,7 +8,7 @@ locals {
   state_dir    = "/var/lib/mayfly"
   stop_seconds = var.grace_seconds + 20
 
-  dispatcher_settings = merge(local.settings, local.engine_settings, {
+  dispatcher_settings = merge(local.settings, local.engine_settings, local.function_settings, {
     MAYFLY_SLOTS                      = tostring(var.dispatcher.slots)
     MAYFLY_GRACE_SECONDS              = tostring(var.grace_seconds)
     MAYFLY_DISPATCHER_HOST            = "127.0.0.1"

@@ -44,7 +44,7 @@ locals {
   # read would be tried for ever. The deployer does nothing there.
   blob_access = {
     gateway    = { GetObject = ["*"], PutObject = ["payloads/*", "uploads/*"] }
-    dispatcher = { GetObject = ["*"], PutObject = ["results/*", "logs/*"], DeleteObject = local.blobs }
+    dispatcher = { GetObject = ["*"], PutObject = concat(["results/*", "logs/*"], local.function_prefix), DeleteObject = concat(local.blobs, local.function_prefix) }
     deployer   = {}
   }
   blobs = ["payloads/*", "results/*", "logs/*", "uploads/*"]

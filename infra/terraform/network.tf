@@ -250,12 +250,15 @@ locals {
     }, { for name, one in {
       # A tunnel ends on a host, and goes on from there.
       dispatcher-balancer = { from = aws_security_group.dispatcher.id, to = aws_security_group.balancer.id, port = 80 }
-  } : name => one if !local.has_tls })
+    } : name => one if !local.has_tls }, var.functions_on_fargate ? {
+    functions-aws = { from = aws_security_group.functions[0].id, to = aws_security_group.endpoints.id, port = 443 }
+  } : {})
 
   # Beyond the VPC: AWS, an identity provider's keys, callbacks, and what functions with egress reach.
   outward = merge(
     { gateway-443 = { group = aws_security_group.gateway.id, port = 443 } },
     { for port in var.egress_ports : "dispatcher-${port}" => { group = aws_security_group.dispatcher.id, port = port } },
+    { for port in var.egress_ports : "functions-${port}" => { group = aws_security_group.functions[0].id, port = port } if var.functions_on_fargate },
   )
 }
 

@@ -13,6 +13,8 @@ locals {
   # hours.
   leftovers = merge(
     { "uploads/" = 30 },
+    # A task of Fargate has at most a day.
+    { for prefix in local.function_prefix : trimsuffix(prefix, "*") => 3 },
     { for prefix in ["payloads/", "results/", "logs/"] : prefix => local.leftover_days if local.expires },
   )
 }

@@ -327,6 +327,12 @@ variable "egress_allow" {
   }
 }
 
+variable "functions_on_fargate" {
+  description = "Whether functions may ask for runtime = \"ecs\": each of their tasks is then a task of ECS on Fargate. It costs nothing until one does."
+  type        = bool
+  default     = false
+}
+
 # --- watching
 
 variable "log_retention_days" {

@@ -58,6 +58,7 @@ HIDDEN = {
     if "SecretStr" in str(field.annotation)
 }
 ANYWHERE = {"Account", "Logs", "Alarms", "Registry", "Endpoint", "Agent", "Sessions"}
+ANYWHERE_ON_FARGATE = {"Finds", "Registers"}
 """Statements whose actions have no resource to be limited to, or, in a key's policy, only one."""
 
 
@@ -123,14 +124,54 @@ def test_only_what_cannot_be_limited_is_allowed_anywhere(example: Deployed) -> N
     everywhere = {
         one.sid for one in example.plan.statements() if one.effect == "Allow" and "*" in one.resources
     }
-    assert everywhere == ANYWHERE
+    on_fargate = "MAYFLY_ECS_CLUSTER" in example.plan.environment("dispatcher")
+    assert everywhere == ANYWHERE | (ANYWHERE_ON_FARGATE if on_fargate else set())
 
 
 def test_each_part_has_roles_of_its_own(example: Deployed) -> None:
     kinds = ("task_role_arn", "execution_role_arn")
     roles = [task[kind] for task in example.plan.parts.values() for kind in kinds]
     roles += [example.plan.resources[f"aws_iam_role.{name}"]["arn"] for name in ("host", "flows")]
+    roles += [
+        one["arn"] for address, one in example.plan.resources.items() if address == "aws_iam_role.function[0]"
+    ]
     assert len(set(roles)) == len(roles)
+
+
+def test_a_dispatcher_runs_functions_on_fargate_in_their_cluster_and_does_nothing_else_there(
+    production: Deployed,
+) -> None:
+    told = production.plan.environment("dispatcher")
+    settings = Settings(
+        **{name.removeprefix("MAYFLY_").lower(): told[name] for name in told if "_ECS_" in name},
+        functions_repository=told["MAYFLY_FUNCTIONS_REPOSITORY"],
+    )  # type: ignore[arg-type]
+    may = {
+        action: (one.resources, one.has_condition)
+        for one in production.plan.statements()
+        if one.where == "aws_iam_role_policy.runs_functions[0]"
+        for action in one.actions
+    }
+    [definitions], conditional = may.pop("ecs:RunTask")
+    assert definitions.endswith(f":task-definition/{settings.ecs_family}-*:*")
+    assert conditional
+    for action in ("ecs:StopTask", "ecs:DescribeTasks"):
+        [tasks], conditional = may.pop(action)
+        assert tasks.endswith(f":task/{settings.ecs_cluster}/*")
+        assert conditional
+    assert may == {
+        "ecs:ListTasks": (("*",), True),
+        "ecs:RegisterTaskDefinition": (("*",), False),
+        "iam:PassRole": ((settings.ecs_execution_role,), True),
+    }
+    # Gateways and dispatchers are in another one.
+    assert settings.ecs_cluster != production.plan.resources["aws_ecs_cluster.this"]["name"]
+    assert any(one.endswith("/remote/*") for one in production.plan.allowed("dispatcher", "s3:PutObject"))
+
+
+def test_without_functions_on_fargate_a_dispatcher_may_nothing_of_the_kind(dev: Deployed) -> None:
+    actions = {action for one in dev.plan.statements() for action in one.actions}
+    assert not actions & {"ecs:RunTask", "ecs:StopTask", "ecs:RegisterTaskDefinition", "iam:PassRole"}
 
 
 def test_the_parts_may_read_and_write_their_topics_and_no_others(production: Deployed) -> None:
@@ -203,6 +244,8 @@ def test_security_groups_let_through_what_the_parts_speak_and_no_more(production
         ("dispatcher", "cache", cache),
         ("dispatcher", "endpoints", 443),
         ("dispatcher", "0.0.0.0/0", 443),
+        ("functions", "endpoints", 443),
+        ("functions", "0.0.0.0/0", 443),
     }
     [mapping] = plan.container("gateway")["portMappings"]
     assert mapping["containerPort"] == plan.one("aws_lb_target_group")["port"] == front

@@ -74,7 +74,8 @@ module "mayfly" {
   image_tag   = var.image_tag
   alarm_email = var.alarm_email
 
-  functions_tag = var.functions_tag
+  functions_tag        = var.functions_tag
+  functions_on_fargate = true
 
   domain_name = var.domain_name
   zone_id     = var.zone_id
