@@ -127,6 +127,8 @@ class EcsSandbox:
             if not following.done():
                 # It has said its last before it ended.
                 await self._read_to_the_end()
+            elif error := following.exception():
+                log.error("listening to a remote sandbox broke", sandbox=self.name, exc_info=error)
         finally:
             following.cancel()
         self._decide()
@@ -136,7 +138,7 @@ class EcsSandbox:
         if self._state is not None and self._state.is_over:
             return True
         end = self._carried.end
-        if not following.done() or (end is None and self._carried.broken is None):
+        if not following.done():
             return False
         if end is None or self._told_to_stop:
             return True

@@ -11,6 +11,7 @@ An orphan ends by itself: one whose task does not come, whose time is up, or who
 # ruff: noqa: S310, PTH123
 
 import contextlib
+import http.client
 import json
 import os
 import signal
@@ -24,6 +25,7 @@ import urllib.request
 import mayfly_memory
 
 ORDERS = "MAYFLY_ORDERS"
+AWAY = (OSError, http.client.HTTPException)
 READ_BYTES = 64 * 1024
 FRAMES_BYTES = 1 << 20
 """For all frames that are neither a result's body nor progress."""
@@ -164,7 +166,7 @@ class Store:
         try:
             with urllib.request.urlopen(url, timeout=REQUEST_SECONDS) as answer:
                 return answer.read()
-        except OSError:
+        except AWAY:
             return None
 
     def put(self, body: bytes) -> bool:
@@ -175,7 +177,7 @@ class Store:
                 return True
         except urllib.error.HTTPError:
             self._read_at = 0.0  # the URL is too old, perhaps: the next one is asked for
-        except OSError:
+        except AWAY:
             pass
         return False
 

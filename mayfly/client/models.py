@@ -117,6 +117,8 @@ class FunctionInfo(msgspec.Struct, frozen=True, rename="camel", omit_defaults=Tr
     description: str = ""
     isolation: str = "container"
     network: str = "none"
+    runtime: str | None = None
+    """What runs its tasks; None: what its dispatchers run tasks with."""
     queue: str = "default"
     limits: Limits = Limits()
     schema: dict[str, Any] | None = None
