@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import uuid
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -24,12 +25,13 @@ from botocore import xform_name
 from botocore.exceptions import ClientError
 from docker.models.containers import Container
 from moto import mock_aws
+from moto.core import DEFAULT_ACCOUNT_ID
+from moto.ec2 import ec2_backends
 from moto.moto_api import state_manager
 
 from mayfly.settings import Settings
 
 BOOTSTRAP = Path(__file__).parent.parent / "images" / "python" / "bootstrap.py"
-CLUSTER = "functions"
 REPOSITORY = "registry.invalid/functions"
 
 
@@ -127,30 +129,35 @@ class Run:
 
 
 class Fargate:
-    """`start` makes a task's machine; None leaves all of them PENDING."""
+    """`begin` first. Its `start` makes a task's machine; None leaves all of them PENDING."""
 
-    def __init__(self, start: Start | None) -> None:
+    def __init__(self) -> None:
+        self._client = boto3.client(
+            "ecs", region_name="us-east-1", endpoint_url="https://ecs.us-east-1.amazonaws.com"
+        )
+        # By its API it would be a second's work to load what EC2 can do.
+        self.subnet: str = ec2_backends[DEFAULT_ACCOUNT_ID]["us-east-1"].describe_subnets()[0].id
+        state_manager.set_transition("ecs::task", {"progression": "manual", "times": 1_000_000})
+        self._lock = threading.RLock()
+        self.url = ""
+        self.begin(None)
+
+    def begin(self, start: Start | None) -> None:
+        """A new cluster, of which nothing is known."""
         self.start = start
+        self.cluster = f"functions-{uuid.uuid4().hex[:8]}"
+        self._client.create_cluster(clusterName=self.cluster)
         self.runs: list[Run] = []
         self.calls: list[tuple[str, dict[str, Any]]] = []
         self.why = ""
         """What is said of the container of a machine that ends by itself."""
         self.refusals: deque[dict[str, Any]] = deque()
         """What the next calls of RunTask are answered with: an error, or failures."""
-        self._client = boto3.client(
-            "ecs", region_name="us-east-1", endpoint_url="https://ecs.us-east-1.amazonaws.com"
-        )
-        self._client.create_cluster(clusterName=CLUSTER)
-        ec2 = boto3.client("ec2", region_name="us-east-1")
-        self.subnet: str = ec2.describe_subnets()["Subnets"][0]["SubnetId"]
-        state_manager.set_transition("ecs::task", {"progression": "manual", "times": 1_000_000})
-        self._lock = threading.RLock()
-        self.url = ""
 
     def settings(self, settings: Settings) -> Settings:
         return settings.model_copy(
             update={
-                "ecs_cluster": CLUSTER,
+                "ecs_cluster": self.cluster,
                 "ecs_region": "us-east-1",
                 "ecs_subnets": (self.subnet,),
                 "ecs_security_groups": ("sg-1",),
@@ -166,7 +173,7 @@ class Fargate:
             "AWS_ENDPOINT_URL_ECS": self.url,
             "AWS_ACCESS_KEY_ID": "testing",
             "AWS_SECRET_ACCESS_KEY": "testing",
-            "MAYFLY_ECS_CLUSTER": CLUSTER,
+            "MAYFLY_ECS_CLUSTER": self.cluster,
             "MAYFLY_ECS_REGION": "us-east-1",
             "MAYFLY_ECS_SUBNETS": self.subnet,
             "MAYFLY_ECS_SECURITY_GROUPS": "sg-1",
@@ -206,6 +213,11 @@ class Fargate:
                 task["containers"] = [task["containers"][0] | run.container]
             return answered
 
+    def end_all(self) -> None:
+        for run in self.runs:
+            if run.machine is not None and run.told["lastStatus"] != "STOPPED":
+                run.machine.kill()
+
     def run_of(self, arn: str) -> Run:
         return next(run for run in self.runs if run.arn == arn)
 
@@ -236,9 +248,9 @@ class Fargate:
 
 
 @contextmanager
-def fargate(start: Start | None) -> Iterator[Fargate]:
+def fargate() -> Iterator[Fargate]:
     with mock_aws():
-        cloud = Fargate(start)
+        cloud = Fargate()
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
@@ -264,6 +276,4 @@ def fargate(start: Start | None) -> Iterator[Fargate]:
         finally:
             server.shutdown()
             server.server_close()
-            for run in cloud.runs:
-                if run.machine is not None and run.told["lastStatus"] != "STOPPED":
-                    run.machine.kill()
+            cloud.end_all()

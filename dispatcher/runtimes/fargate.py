@@ -82,6 +82,7 @@ class Fargate:
         self._cluster = settings.ecs_cluster
         self._registry = Registry(settings.functions_repository)
         self._registering = threading.Lock()
+        self._registered: set[str] = set()
         self._client: Any = None
 
     def start(self) -> None:
@@ -148,9 +149,17 @@ class Fargate:
         except ClientError as error:
             if not _is_missing(error):
                 raise
+        family = definition["family"]
         with self._registering:
-            self._client.register_task_definition(**definition)
-        return self._client.run_task(**request)
+            if family not in self._registered:
+                self._client.register_task_definition(**definition)
+                self._registered.add(family)
+        try:
+            return self._client.run_task(**request)
+        except ClientError:
+            # It may have been taken away since: then the next try makes it again.
+            self._registered.discard(family)
+            raise
 
     def _supersede(self, spec: SandboxSpec) -> None:
         started_by = mark_of(spec.task_id)

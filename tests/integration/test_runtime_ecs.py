@@ -15,7 +15,7 @@ from dispatcher.invocation import Reply, Request, invoke
 from dispatcher.output import OnLog, OnProgress
 from dispatcher.runtimes import ecs
 from dispatcher.runtimes.base import SandboxSpec
-from dispatcher.runtimes.ecs import EcsRuntime, EcsSandbox
+from dispatcher.runtimes.ecs import EcsRuntime
 from dispatcher.stop import Stop
 from mayfly.adapters.s3 import Blobs
 from mayfly.errors import SandboxesUnavailable, SandboxLost
@@ -23,21 +23,28 @@ from mayfly.function import Limits
 from mayfly.settings import MIB, Settings
 from mayfly.task import FailureType
 from mayfly.uploads import REMOTE
-from tests.fargate import CLUSTER, REPOSITORY, Fargate, Process, Run, fargate
+from tests.fargate import REPOSITORY, Fargate, Process, Run, fargate
 
 GB = 1024
 
 
+@pytest.fixture(scope="module")
+def clouds() -> Iterator[Fargate]:
+    with fargate() as cloud:
+        yield cloud
+
+
 @pytest.fixture
-def cloud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fargate]:
+def cloud(clouds: Fargate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fargate]:
     (tmp_path / "function").mkdir()
     (tmp_path / "function/handler.py").write_text(PYTHON_PROBE)
-    with fargate(lambda definition, environment: Process(tmp_path / "function", environment)) as cloud:
-        for name, value in cloud.variables.items():
-            if name.startswith("AWS_"):
-                monkeypatch.setenv(name, value)
-        monkeypatch.setattr(ecs, "POLL_SECONDS", 0.1)
-        yield cloud
+    clouds.begin(lambda definition, environment: Process(tmp_path / "function", environment))
+    for name, value in clouds.variables.items():
+        if name.startswith("AWS_"):
+            monkeypatch.setenv(name, value)
+    monkeypatch.setattr(ecs, "POLL_SECONDS", 0.1)
+    yield clouds
+    clouds.end_all()
 
 
 @pytest.fixture
@@ -68,7 +75,7 @@ async def run(
     stop: Stop | None = None,
     on_log: OnLog | None = None,
     on_progress: OnProgress = lambda fraction, message: None,
-    sandbox: EcsSandbox | None = None,
+    of: SandboxSpec | None = None,
     **request: Any,
 ) -> Reply:
     """Run the code as a function's handler; its `result` is the reply's."""
@@ -87,7 +94,7 @@ async def run(
             **request,
         }
     )
-    sandbox = sandbox or await runtime.launch(spec())
+    sandbox = await runtime.launch(of or spec())
     try:
         async with asyncio.timeout(PATIENCE):
             return await invoke(sandbox, "python", asked, stop=stop, on_log=on_log, on_progress=on_progress)
@@ -139,7 +146,7 @@ async def test_a_task_runs_on_a_machine_of_its_own_and_its_result_log_and_progre
     assert reply.log == b"hello\n"
     assert seen[-1] == (0.5, "half")
     asked = cloud.named("RunTask")[-1]
-    assert asked["cluster"] == CLUSTER
+    assert asked["cluster"] == cloud.cluster
     assert asked["launchType"] == "FARGATE"
     [environment] = [one["environment"] for one in asked["overrides"]["containerOverrides"]]
     assert [one["name"] for one in environment] == ["MAYFLY_ORDERS"], "nothing but where its orders are"
@@ -187,7 +194,8 @@ async def test_a_function_that_raises_or_exits_has_the_outcome_that_it_has_anywh
     runtime: EcsRuntime,
 ) -> None:
     raised, exited = await asyncio.gather(
-        run(runtime, "raise ValueError('no')"), run(runtime, "import os; os._exit(3)")
+        run(runtime, "raise ValueError('no')"),
+        run(runtime, "import os; os._exit(3)", of=spec(task_id="another")),
     )
     assert raised.failure is not None
     assert (raised.failure.type, raised.failure.error) == (FailureType.ERROR, "ValueError")
@@ -198,7 +206,7 @@ async def test_a_function_that_raises_or_exits_has_the_outcome_that_it_has_anywh
 async def test_a_task_whose_time_is_up_is_stopped_and_what_it_logged_is_kept(
     runtime: EcsRuntime, cloud: Fargate
 ) -> None:
-    reply = await run(runtime, "import time; print('at work'); time.sleep(600)", seconds=3)
+    reply = await run(runtime, "import time; print('at work'); time.sleep(600)", seconds=2)
     assert reply.failure is not None
     assert reply.failure.type is FailureType.TIMEOUT
     assert reply.log == b"at work\n"
