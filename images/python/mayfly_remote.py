@@ -55,6 +55,24 @@ PIECE_SECONDS = (0.2, 15.0)
 """Between two looks whether more was written to it: ever longer."""
 
 
+def web() -> urllib.request.OpenerDirector:
+    """HTTP and nothing else: what is usual opens files too."""
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.ProxyHandler,
+        urllib.request.HTTPHandler,
+        urllib.request.HTTPSHandler,
+        urllib.request.HTTPRedirectHandler,
+        urllib.request.HTTPDefaultErrorHandler,
+        urllib.request.HTTPErrorProcessor,
+    ):
+        opener.add_handler(handler())
+    return opener
+
+
+WEB = web()
+
+
 class Transcript:
     """All that the function has said until now, as the dispatcher reads it. It only grows at its end."""
 
@@ -164,7 +182,7 @@ class Store:
     def get(self, url: str):
         """None where there is no such object, or the store is away."""
         try:
-            with urllib.request.urlopen(url, timeout=REQUEST_SECONDS) as answer:
+            with WEB.open(url, timeout=REQUEST_SECONDS) as answer:
                 return answer.read()
         except AWAY:
             return None
@@ -173,7 +191,7 @@ class Store:
         request = urllib.request.Request(self.orders["output"], data=body, method="PUT")
         request.add_header("Content-Type", "application/octet-stream")
         try:
-            with urllib.request.urlopen(request, timeout=REQUEST_SECONDS):
+            with WEB.open(request, timeout=REQUEST_SECONDS):
                 return True
         except urllib.error.HTTPError:
             self._read_at = 0.0  # the URL is too old, perhaps: the next one is asked for
