@@ -69,6 +69,8 @@ log = structlog.get_logger(__name__)
 
 CROWD: Final = 8
 """So many attempts at once are a crowd: what comes for them is worth gathering."""
+HAND_OVER_SECONDS: Final = 5.0
+"""How long whoever stops keeps its partitions for the sake of what it runs: nothing else starts in them."""
 
 
 class Topics:
@@ -268,11 +270,14 @@ class Dispatcher:
     async def _close(self, server: uvicorn.Server, background: list[asyncio.Task[Any]]) -> None:
         log.info("stopping", running=len(self.scheduler.running))
         # Attempts first: they need the consumer to see their outcomes counted, and the rest of it all.
-        await self.scheduler.stop(self._settings.grace_seconds)
+        grace = self._settings.grace_seconds
+        if not await self.scheduler.drain(min(grace, HAND_OVER_SECONDS)):
+            # What takes longer goes on, and others have the partitions meanwhile: they count what comes of
+            # it, and take nothing over that our heartbeat names.
+            await self._hand_over()
+            await self.scheduler.stop(max(0.0, grace - HAND_OVER_SECONDS))
         await self.pools.close()
-        with suppress(ReadModelUnavailable):
-            await self.projection.settle()
-        await self._consumer.close()
+        await self._hand_over()
         await self._errands.close()
         # The partitions last: what was sent by the end is to be taken away.
         await self.deliveries.close()
@@ -290,6 +295,12 @@ class Dispatcher:
         await self._read_model.close()
         await self._runtime.close()
         log.info("stopped")
+
+    async def _hand_over(self) -> None:
+        """Commit what there is, and leave the partitions to others. A second time it does nothing."""
+        with suppress(ReadModelUnavailable):
+            await self.projection.settle()
+        await self._consumer.close()
 
     # --- Owner: what the consumer tells, on the event loop
 

@@ -81,19 +81,28 @@ class Scheduler:
                 async with asyncio.timeout(self._pause()):
                     await self._wake.wait()
 
-    async def stop(self, grace: float) -> None:
-        """Claim nothing more, let what runs finish within `grace` seconds, then let go of the rest."""
+    async def drain(self, seconds: float) -> bool:
+        """Claim nothing more, and let what runs finish. Returns whether all of it did, in so many seconds."""
         self._stopped = True
         self._wake.set()
-        if self.running or self.chores:
-            log.info("waiting for running tasks", count=len(self.running), seconds=grace)
-            _, late = await asyncio.wait({*self.running, *self.chores}, timeout=grace)
-            for task in late:
-                task.cancel()
-            if late:
-                # Their claims stay: once our heartbeat is gone, others take them over.
-                log.warning("tasks did not finish in time and will run elsewhere", count=len(late))
-                await asyncio.wait(late)
+        busy = {*self.running, *self.chores}
+        if not busy:
+            return True
+        log.info("waiting for running tasks", count=len(self.running), seconds=seconds)
+        _, late = await asyncio.wait(busy, timeout=seconds)
+        return not late
+
+    async def stop(self, grace: float) -> None:
+        """Claim nothing more, let what runs finish within `grace` seconds, then let go of the rest."""
+        if await self.drain(grace):
+            return
+        late = {*self.running, *self.chores}
+        for task in late:
+            task.cancel()
+        if late:
+            # Their claims stay: once our heartbeat is gone, others take them over.
+            log.warning("tasks did not finish in time and will run elsewhere", count=len(late))
+            await asyncio.wait(late)
 
     def _fill(self) -> None:
         # The clock is the wall's: set back, it would have nobody looked after until it is as late again.

@@ -78,6 +78,8 @@ class Watch:
         self._most = most
         self.pace = Pace()
         self._all: set[Connection] = set()
+        self.leaving = False
+        """Whether each answer is the last one of its connection."""
         self.now = 0.0
         """Seconds that were swept. It stands still while the process does: who sent something meanwhile has
         done its part, and it has not been read yet."""
@@ -121,6 +123,12 @@ class Watch:
         opened = connection.transport.get_extra_info("socket")
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         connection.transport.abort()
+
+    def leave(self) -> None:
+        """The process is about to end: each connection is told so with its next answer, which closes it."""
+        self.leaving = True
+        for connection in self._all:
+            connection.let_go()
 
     async def sweep(self) -> None:
         """Runs as long as the process does."""
@@ -187,6 +195,8 @@ class Connection(HttpToolsProtocol):
             self.app = app
         else:
             super().on_headers_complete()
+        if self._watch.leaving:
+            self.let_go()
 
     def on_body(self, body: bytes) -> None:
         if not self._refused:
@@ -212,6 +222,11 @@ class Connection(HttpToolsProtocol):
     def refuse_all(self) -> None:
         """There are too many connections, so this one is for health alone."""
         self.app = refusing(_too_many, self.app)
+
+    def let_go(self) -> None:
+        """The answer that is under way, if one is, is the last."""
+        if self.cycle is not None:
+            self.cycle.keep_alive = False
 
     def is_stuck(self, now: float) -> bool:
         """Whether its client takes nothing, or does not send the body that it began."""

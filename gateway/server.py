@@ -25,6 +25,9 @@ log = logging.getLogger("gateway")
 
 GRACE_SECONDS = 15
 """How long requests that are under way may go on after SIGTERM: longer than the log takes to acknowledge."""
+LINGER_SECONDS = 0.5
+"""How long connections stay open for one more request, whose answer says that it is the last. One that is
+closed while its client writes to it is a request that failed, and nobody knows whether it was heard."""
 BACKLOG = 2048
 """uvicorn's own."""
 ACCEPTED = 32
@@ -35,7 +38,12 @@ MESSAGE_BYTES = 16 * 1024
 
 
 class Server(uvicorn.Server):
-    """uvicorn, but a signal only asks it to stop and does not end the process; a second one cuts short."""
+    """uvicorn, but a signal only asks it to stop and does not end the process; a second one cuts short. When
+    it stops, no client that asks something finds its connection cut."""
+
+    def __init__(self, config: uvicorn.Config, watch: Watch) -> None:
+        super().__init__(config)
+        self._watch = watch
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -44,6 +52,34 @@ class Server(uvicorn.Server):
     def stop(self) -> None:
         self.force_exit = self.should_exit
         self.should_exit = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await self._accept_the_last(sockets or [])
+        self._watch.leave()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LINGER_SECONDS):
+                await self._wait_tasks_to_complete()
+        await super().shutdown(sockets)
+
+    async def _accept_the_last(self, listeners: list[socket.socket]) -> None:
+        """Nobody new is let in; but whom the system has connected already has been told so, and may have
+        asked: those would be reset with their listener."""
+        loop = asyncio.get_running_loop()
+        copies = [listener.dup() for listener in listeners]
+        for server in self.servers:
+            server.close()
+        for copy in copies:
+            copy.setblocking(False)
+            with contextlib.closing(copy), contextlib.suppress(OSError):
+                while True:
+                    connected, _ = copy.accept()
+                    await loop.connect_accepted_socket(self._connection, connected)
+
+    def _connection(self) -> asyncio.Protocol:
+        """As uvicorn makes one."""
+        return self.config.http_protocol_class(  # type: ignore[call-arg]
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
 
 
 class Socket(WebSocketsSansIOProtocol):
@@ -97,7 +133,8 @@ async def serve(settings: Settings) -> None:
             server_header=False,
             proxy_headers=False,
             timeout_graceful_shutdown=GRACE_SECONDS,
-        )
+        ),
+        watch,
     )
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
