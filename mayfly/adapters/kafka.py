@@ -37,6 +37,8 @@ CONTROL_TOPIC: Final = "mayfly.control"
 """Keys, users, tenants, secrets: what gateways have to know of who asks."""
 AUDIT_TOPIC: Final = "mayfly.audit"
 """Who did what to what: only ever appended to."""
+FILLER: Final = b"mayfly.filler"
+"""The key of what stands where a restored topic had a gap: nobody's, and without a value."""
 MAX_MESSAGE_BYTES: Final = 1_000_000
 LEADER_SECONDS: Final = 3.0
 """How long a topic that was just made may take until its partitions are served."""

@@ -11,7 +11,7 @@ import threading
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 import obstore
 from obstore.exceptions import BaseError
@@ -121,6 +121,23 @@ class Blobs:
             raise BlobNotFound(f"S3 has no {key}") from error
         except BaseError as error:
             raise BlobsUnavailable(f"S3 did not copy {key}: {_reason(error)}") from error
+
+    async def put_file(self, key: str, file: IO[bytes], content_type: str) -> None:
+        """An object of any size, from where the file stands."""
+        attributes: dict[str, str] = {"Content-Type": content_type} if content_type else {}
+        try:
+            await obstore.put_async(self._patient, key, file, attributes=attributes)
+        except BaseError as error:
+            raise BlobsUnavailable(f"S3 did not take {key}: {_reason(error)}") from error
+
+    async def keys(self) -> AsyncIterator[str]:
+        """Of all objects that there are."""
+        try:
+            async for page in obstore.list(self._store):
+                for one in page:
+                    yield one["path"]
+        except BaseError as error:
+            raise BlobsUnavailable(f"S3 did not list its objects: {_reason(error)}") from error
 
     async def older(self, prefix: str, before: datetime) -> list[str]:
         """The keys below that prefix of what was put before then."""

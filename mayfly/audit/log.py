@@ -10,6 +10,7 @@ from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-d
 
 from mayfly.adapters.kafka import (
     DEAD_LETTER_TOPIC,
+    FILLER,
     FUNCTIONS_TOPIC,
     client_config,
 )
@@ -144,6 +145,8 @@ class LogReader:
                         continue
                     # Compaction may have taken the last records: the end itself is then all that is seen.
                     self._next[slot] = max(self._next[slot], offset)
+                elif message.key() == FILLER:
+                    self._next[slot] = max(self._next[slot], offset + 1)
                 elif self._next[slot] <= offset < ends[slot]:
                     if task_id := self._take(ledger, self._topics[slot[0]], message):
                         met.add(task_id)

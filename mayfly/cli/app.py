@@ -14,6 +14,7 @@ from mayfly import __version__
 from mayfly.cli import (
     audit,
     audit_log,
+    backup,
     batches,
     deploy,
     dlq,
@@ -163,6 +164,8 @@ COMMANDS: Final[tuple[Callable[..., None], ...]] = (
     stack.status,
     audit.audit,
     rebuild.rebuild,
+    backup.backup,
+    backup.restore,
     stack.dispatcher,
     doctor.doctor,
     login.login,

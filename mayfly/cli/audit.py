@@ -1,6 +1,6 @@
 """The command `audit`: whether the log, Redis and S3 agree. It runs in a process of its own."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
@@ -56,16 +56,23 @@ def _run(settle: float, queue: str | None, directory: Path | None) -> "Report":
 
 def report_of(called: str, module: str, options: Sequence[str], directory: Path | None, kind: type[R]) -> R:
     """What a process that reads the parts of this folder's stack reports on stdout."""
+    from mayfly.stack import environment
+
+    home = directory or nearest_home()
+    return reported(called, module, options, environment(home) if home else {}, kind)
+
+
+def reported(
+    called: str, module: str, options: Sequence[str], settings: Mapping[str, str], kind: type[R]
+) -> R:
+    """The same of a process that is given these settings, where the environment has no others."""
     import os
     import subprocess
     import sys
 
     import msgspec
 
-    from mayfly.stack import environment
-
-    home = directory or nearest_home()
-    env = {**(environment(home) if home else {}), **os.environ}
+    env = {**settings, **os.environ}
     # -P: a module in the current folder must not stand in for one of ours.
     command = [sys.executable, "-P", "-m", module, *options]
     done = subprocess.run(command, stdout=subprocess.PIPE, env=env, check=False)
