@@ -41,7 +41,7 @@ class Record(NamedTuple):
     timestamp: int
     key: bytes | None
     value: bytes | None
-    headers: list[tuple[str, str | bytes | None]]
+    headers: list[tuple[str, bytes | None]]
 
 
 _encoder: Final = msgspec.msgpack.Encoder()

@@ -3,7 +3,7 @@
 import re
 import time
 from collections.abc import Callable, Iterable
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
@@ -126,8 +126,8 @@ class Source:
                         # Compaction may have taken the last records: the end itself is all that is seen.
                         at[slot] = max(at[slot], offset)
                     elif at[slot] <= offset < ends[slot]:
-                        told = message.headers() or []
-                        headers = list(told.items()) if isinstance(told, dict) else list(told)
+                        # As librdkafka has them, whatever its types say.
+                        headers: Any = message.headers() or []
                         timestamp = message.timestamp()[1]
                         take(slot, Record(offset, timestamp, message.key(), message.value(), headers))
                         at[slot] = offset + 1

@@ -144,17 +144,18 @@ class Target:
     def _append(self, topic: str, partition: int, record: Record) -> None:
         if self._failed is not None:
             raise LogUnavailable(f"Kafka did not take a record of {topic}: {self._failed.str()}")
-        at: dict[str, Any] = {"timestamp": record.timestamp} if record.timestamp > 0 else {}
+        more: dict[str, Any] = {"headers": record.headers}
+        if record.timestamp > 0:
+            more["timestamp"] = record.timestamp
         while True:
             try:
                 self._producer.produce(
                     topic,
                     record.value,
                     key=record.key,
-                    headers=record.headers,
                     partition=partition,
                     on_delivery=self._delivered,
-                    **at,
+                    **more,
                 )
             except BufferError:
                 self._producer.poll(0.1)

@@ -86,7 +86,7 @@ class Stream:
 
     def _run(self) -> None:
         with httpx.Client(base_url=self._url, timeout=60, trust_env=False) as http:
-            while not self._over.is_set():
+            while not self._over.wait(0.1):
                 delay = {"delaySeconds": 0.5} if self.count % 2 else {}
                 post(http, "turns", {"seconds": 0}, **delay)
                 self.count += 1
