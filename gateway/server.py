@@ -54,7 +54,8 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        await self._accept_the_last(sockets or [])
+        if sockets:
+            await self._accept_the_last(sockets)
         self._watch.leave()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LINGER_SECONDS):
@@ -63,16 +64,15 @@ class Server(uvicorn.Server):
 
     async def _accept_the_last(self, listeners: list[socket.socket]) -> None:
         """Nobody new is let in; but whom the system has connected already has been told so, and may have
-        asked: those would be reset with their listener."""
+        asked: those would be reset with their listener, of which all are copies of one."""
         loop = asyncio.get_running_loop()
-        copies = [listener.dup() for listener in listeners]
-        for server in self.servers:
-            server.close()
-        for copy in copies:
-            copy.setblocking(False)
-            with contextlib.closing(copy), contextlib.suppress(OSError):
+        with contextlib.closing(listeners[0].dup()) as last:
+            for server in self.servers:
+                server.close()
+            last.setblocking(False)
+            with contextlib.suppress(OSError):
                 while True:
-                    connected, _ = copy.accept()
+                    connected, _ = last.accept()
                     await loop.connect_accepted_socket(self._connection, connected)
 
     def _connection(self) -> asyncio.Protocol:
