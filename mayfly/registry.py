@@ -30,6 +30,15 @@ class Registry:
     def __init__(self, repository: str) -> None:
         self._repository = repository
 
+    def has(self, engine: docker.APIClient, image: str) -> bool:
+        """Whether it is there; not, where nobody can tell: to push it tells then."""
+        try:
+            name = f"{self._repository}:{_tag(image)}"
+            engine.inspect_distribution(name, auth_config=self._credentials())
+        except (DockerException, RequestException):
+            return False
+        return True
+
     def push(self, engine: docker.APIClient, image: str) -> None:
         """Have it there. Where it is there already, built elsewhere of the same, that one stays."""
         tag = _tag(image)
