@@ -34,7 +34,7 @@ class Registry:
         """Whether it is there; not, where nobody can tell: to push it tells then."""
         try:
             name = f"{self._repository}:{_tag(image)}"
-            engine.inspect_distribution(name, auth_config=self._credentials())
+            engine.inspect_distribution(name, auth_config=self._credentials())  # type: ignore[no-untyped-call]
         except (DockerException, RequestException):
             return False
         return True

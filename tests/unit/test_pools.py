@@ -435,7 +435,7 @@ async def test_two_versions_that_tasks_run_on_keep_each_its_own(world: World) ->
         sandbox = await world.take(version)
         assert sandbox.name in kept
         await sandbox.remove()
-    assert set(world.engine.left) == kept
+    assert set(world.engine.left) >= kept
     assert len(world.engine.supplies) == 2
 
 
