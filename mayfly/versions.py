@@ -93,7 +93,7 @@ def _of_function(version: Function, entry: Function) -> Function:
 
 
 def same(one: Function, other: Function) -> bool:
-    """Whether a task would not notice which of them it runs on."""
+    """Whether they are the same but for when they were deployed, and what they get."""
     return _content(one) == _content(other)
 
 

@@ -13,6 +13,7 @@ from contextlib import suppress
 from itertools import chain, repeat, zip_longest
 from typing import Final, Protocol
 
+import msgspec
 import structlog
 
 from dispatcher.pools.base import Supply
@@ -163,9 +164,9 @@ class Pools:
         if pool is not None:
             return pool
         entry = self._functions.get(function.name)
-        if entry is None or all(_version(one, tenant) != version for one in serving(entry)):
-            return None
-        return self._open(function, tenant, retired=entry.retired)
+        served = _served(entry, tenant) if entry else []
+        found = next((one for one in served if _version(one, tenant) == version), None)
+        return None if entry is None or found is None else self._open(found, tenant, retired=entry.retired)
 
     def _find(self, name: str, tenant: str, version: Version) -> Pool | None:
         found = self._pools.get((name, tenant), ())
@@ -219,10 +220,9 @@ class Pools:
         for name, tenant in list(self._pools):
             self._follow_function(name, tenant)
         for entry in self._functions.all():
-            for function in serving(entry):
+            for function in _served(entry, DEFAULT_TENANT):
                 if (
-                    function.contract == "python"
-                    and self._find(function.name, DEFAULT_TENANT, _version(function, DEFAULT_TENANT)) is None
+                    self._find(function.name, DEFAULT_TENANT, _version(function, DEFAULT_TENANT)) is None
                     and self._reserved(function, DEFAULT_TENANT, retired=entry.retired)
                 ):
                     self._open(function, DEFAULT_TENANT, retired=entry.retired)
@@ -231,7 +231,7 @@ class Pools:
         """A version that tasks run on keeps its pool; one that is new takes the place of one that is gone."""
         entry = self._functions.get(name)
         retired = entry is None or entry.retired
-        missing = [function for function in serving(entry) if function.contract == "python"] if entry else []
+        missing = _served(entry, tenant) if entry else []
         gone = []
         for pool in list(self._pools[name, tenant]):
             function = next((one for one in missing if _version(one, tenant) == pool.version), None)
@@ -360,3 +360,17 @@ class Pools:
 
 def _version(function: Function, tenant: str) -> Version:
     return Version(function.isolation, SandboxSpec.of(function, tenant=tenant))
+
+
+def _served(entry: Function, tenant: str) -> list[Function]:
+    """The versions that tasks run on and a pool can serve: those as one whose sandboxes are the same."""
+    served: list[Function] = []
+    for function in serving(entry):
+        if function.contract != "python":
+            continue
+        version, share = _version(function, tenant), function.share
+        for twin in [one for one in served if _version(one, tenant) == version]:
+            served.remove(twin)
+            share += twin.share
+        served.append(function if share == function.share else msgspec.structs.replace(function, share=share))
+    return served

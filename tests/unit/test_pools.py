@@ -458,6 +458,18 @@ async def test_what_a_function_asks_for_is_shared_as_its_tasks_are(world: World)
     assert sorted(images) == ["f:1", "f:1", "f:1", "f:2"]
 
 
+async def test_versions_whose_sandboxes_are_the_same_have_them_in_common(world: World) -> None:
+    entry = versions.deployed(None, world.function(warm_pool=2), 0)
+    assert entry is not None
+    entry = versions.deployed(entry, msgspec.structs.replace(entry, schema={"type": "object"}), 1)
+    assert entry is not None
+    for shares in ({"v1": 50, "v2": 50}, {"v1": 10, "v2": 90}):
+        world.catalog.put(versions.shared(entry, shares))
+        await world.settle()
+    assert world.pools.armed == {"f": 2}
+    assert len(world.engine.supplies) == 1
+
+
 async def test_what_an_old_version_runs_is_let_run_to_its_end(world: World) -> None:
     sandbox = await world.take(world.function())
     await sandbox.write(b"task")
