@@ -221,10 +221,9 @@ class Pools:
             self._follow_function(name, tenant)
         for entry in self._functions.all():
             for function in _served(entry, DEFAULT_TENANT):
-                if (
-                    self._find(function.name, DEFAULT_TENANT, _version(function, DEFAULT_TENANT)) is None
-                    and self._reserved(function, DEFAULT_TENANT, retired=entry.retired)
-                ):
+                if self._find(
+                    function.name, DEFAULT_TENANT, _version(function, DEFAULT_TENANT)
+                ) is None and self._reserved(function, DEFAULT_TENANT, retired=entry.retired):
                     self._open(function, DEFAULT_TENANT, retired=entry.retired)
 
     def _follow_function(self, name: str, tenant: str) -> None:
