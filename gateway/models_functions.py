@@ -3,6 +3,7 @@
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, Field, StringConstraints
+from pydantic.config import JsonDict
 from pydantic_core import PydanticCustomError
 
 from gateway.models import Retry, Timestamp, _Model
@@ -12,6 +13,8 @@ from mayfly.webhooks import callback
 
 VERSION: Final = r"^v[1-9][0-9]{0,8}$"
 _IMAGE: Final = rf"^mayfly/fn-{NAME.pattern}:[a-z0-9]{{1,64}}$"
+_NO_OTHERS: Final[JsonDict] = {"additionalProperties": False}
+"""Of an object whose names have a pattern: pydantic refuses others, and does not say so."""
 _VARIABLE: Final = r"^[A-Za-z_][A-Za-z0-9_]{0,254}$"
 
 
@@ -68,7 +71,9 @@ class FunctionVersion(_Model):
     warm_pool: _count(0, 1000) | None = None  # type: ignore[valid-type]
     network: Literal["none", "egress"] = "none"
     queue: str = Field("default", pattern="^[a-z][a-z0-9-]{0,62}$")
-    env: dict[Variable, Annotated[str, AfterValidator(_no_nul)]] = Field(default_factory=dict)
+    env: dict[Variable, Annotated[str, AfterValidator(_no_nul)]] = Field(
+        default_factory=dict, json_schema_extra=_NO_OTHERS
+    )
     secrets: list[Variable] = Field(default_factory=list)
     retries: Retry = Retry()
     redeliver: bool = True
@@ -120,7 +125,9 @@ class Deployed(Traffic):
 class Shares(_Model):
     """Shares in percent, by version. What they leave of 100 stays with those others that get tasks now."""
 
-    shares: dict[VersionName, Percent] = Field(min_length=1, examples=[{"v2": 10}])
+    shares: dict[VersionName, Percent] = Field(
+        min_length=1, examples=[{"v2": 10}], json_schema_extra=_NO_OTHERS
+    )
 
 
 MODELS: Final[tuple[type[BaseModel], ...]] = (
