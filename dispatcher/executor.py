@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final, NamedTuple, Protocol
 
-import msgspec
 import structlog
 
 from dispatcher.aftermath import cancelled_outcome, losses_allowed, pause_after
@@ -43,6 +42,7 @@ from mayfly.function import Function
 from mayfly.settings import Settings
 from mayfly.steps import Claim
 from mayfly.task import MAX_LOSSES, FailureType, Outcome
+from mayfly.versions import chosen, pinned
 
 log = structlog.get_logger(__name__)
 
@@ -135,7 +135,7 @@ class Executor:
         Returns the claim to go on with, and why, if infrastructure failed under this one.
         """
         claim = work.claim
-        function = await self._function(command)
+        function = await self._function(command, claim)
         launching = self._launch_ahead(command, claim, function)
         try:
             ready = await self._ready(command, claim, function, before)
@@ -164,19 +164,22 @@ class Executor:
             if launching is not None:
                 await _discard(launching)
 
-    async def _function(self, command: Command) -> Function | None:
-        """None where there is none, or the command cannot be run whatever the function."""
+    async def _function(self, command: Command, claim: Claim) -> Function | None:
+        """The version that the task runs on; None where there is none, or the command cannot be run
+        whatever the function."""
         envelope = command.envelope
         if command.invalid:
             return None
-        function = await insist(
+        entry = await insist(
             lambda: self._catalog.find(envelope.task_type, envelope.catalog_revision),
             LogUnavailable,
             "Kafka is away: the attempt waits",
         )
-        if function is None or envelope.image is None:
-            return function
-        return msgspec.structs.replace(function, image=envelope.image)
+        if entry is None:
+            return None
+        if envelope.image is not None:
+            return pinned(entry, envelope.image)
+        return chosen(entry, command.task_id, claim.ran_on)
 
     def _launch_ahead(
         self, command: Command, claim: Claim, function: Function | None

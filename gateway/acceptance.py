@@ -68,8 +68,9 @@ class Acceptance:
         """A task of its own. Raises `Problem`, and `BlobsUnavailable` for a payload that the store gets, or
         has."""
         submission = await self._stored.find(submission)
-        function = self.check(submission)
-        envelope = await _envelope(submission, new_task_id())
+        task_id = new_task_id()
+        function = self.check(submission, task_id)
+        envelope = await _envelope(submission, task_id)
         partition = partition_of(envelope, function.concurrency, self._settings.partitions)
         queue = submission.queue or function.queue
         return await self._append(function, submission, envelope, queue, partition)
@@ -88,7 +89,7 @@ class Acceptance:
         reservation = await self._read_model.reservation(task_id)
         if reservation is None:
             submission = await self._stored.find(submission)
-            function = self.check(submission)
+            function = self.check(submission, task_id)
             partition = partition_of(envelope, function.concurrency, self._settings.partitions)
             wanted = Reservation(request_sha256, partition, submission.queue or function.queue)
             reservation = await self._read_model.reserve(task_id, wanted)
@@ -100,15 +101,15 @@ class Acceptance:
         # Reserved and not known: this is the first append, or nobody can tell whether that took place.
         if function is None:
             submission = await self._stored.find(submission)
-            function = self.check(submission)
+            function = self.check(submission, task_id)
         keyed = msgspec.structs.replace(envelope, request_sha256=request_sha256)
         queue = reservation.queue or submission.queue or function.queue
         return await self._append(function, submission, keyed, queue, reservation.partition)
 
-    def check(self, submission: Submission) -> Function:
-        """Whose task it is. Raises `Problem` for what it cannot be accepted with."""
+    def check(self, submission: Submission, task_id: str = "") -> Function:
+        """Whose task it is, if it has that id. Raises `Problem` for what it cannot be accepted with."""
         self._webhooks.check(submission)
-        return self._functions.accepting(submission)
+        return self._functions.accepting(submission, task_id)
 
     async def _append(
         self, function: Function, submission: Submission, envelope: Envelope, queue: str, partition: int

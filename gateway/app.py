@@ -25,6 +25,7 @@ from gateway.aws_lambda import Lambda
 from gateway.batches import Batches
 from gateway.calls import Calls
 from gateway.completeness import Completeness
+from gateway.deployments import Deployments
 from gateway.docs import Docs
 from gateway.errors import UNAVAILABLE, Problem, on_http
 from gateway.feed import Feeds
@@ -63,6 +64,7 @@ from mayfly.identity.principal import Scope
 from mayfly.identity.tokens import Tokens
 from mayfly.settings import Settings
 from mayfly.task import Lane
+from mayfly.versions import queues
 from mayfly.webhooks.callback import Policy
 
 log = logging.getLogger(__name__)
@@ -116,6 +118,7 @@ class Gateway:
         self._tenants = Tenants(parts.control, self.limits.defaults)
         self._login = Login(parts.control.book, tokens, seconds=settings.login_seconds)
         self._functions = Functions(parts.catalog, parts.catalog_is_read)
+        self._deployments = Deployments(parts.catalog, self._functions, settings.functions_repository)
         self._workers = Workers(parts.read_model)
         self._rebuilds = Rebuilds(parts.completeness)
         self._webhooks = Webhooks(parts.control, parts.control_is_read, Policy.of(settings), vault)
@@ -174,6 +177,11 @@ class Gateway:
             ("POST", "/dead-letters/purge", self._letters.purge, cancel),
             ("GET", "/functions", self._functions.list, read),
             ("GET", "/functions/{name}", self._functions.get, read),
+            ("PUT", "/functions/{name}", operator(self._deployments.put), admin),
+            ("DELETE", "/functions/{name}", operator(self._deployments.retire), admin),
+            ("GET", "/functions/{name}/traffic", self._deployments.traffic, read),
+            ("PUT", "/functions/{name}/traffic", operator(self._deployments.share), admin),
+            ("GET", "/catalog", operator(self._deployments.list), admin),
             ("POST", "/functions/{name}/invoke", self._calls.post, submit),
             ("POST", LAMBDA_PATH, self._lambda.invoke, submit),
             ("GET", "/workers", operator(self._workers.list), admin),
@@ -340,7 +348,7 @@ class Startup:
         self._failed = failed
         self._log = kafka.Log(settings)
         self._reader = CommandReader(settings)
-        self._catalog = kafka_catalog.Catalog(settings)
+        self._catalog = kafka_catalog.WritableCatalog(settings, self._log)
         self._read_model = redis.ReadModel(settings)
         self._completeness = Completeness(
             self._read_model,
@@ -356,7 +364,7 @@ class Startup:
         self._catalog_read = self._control_read = False
 
     def _queues(self) -> set[str]:
-        return {self._settings.queue, *(function.queue for function in self._catalog.all())}
+        return {self._settings.queue, *queues(self._catalog.all())}
 
     def parts(self) -> Parts:
         return Parts(

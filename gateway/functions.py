@@ -15,6 +15,7 @@ from gateway.submissions import Submission
 from gateway.views import function_view
 from mayfly.function import Function
 from mayfly.payload import InvalidSchema, PayloadSchemas
+from mayfly.versions import chosen, queues
 
 DEFAULT_QUEUE: Final = "default"
 
@@ -35,11 +36,15 @@ class Functions:
         """By name, without those whose folder is gone."""
         return [function for function in self._catalog.all() if not function.retired]
 
-    def accepting(self, submission: Submission) -> Function:
-        """The function of that name, if it takes that payload, in a queue that there is. Raises `Problem`."""
-        function = self._find(submission.task_type)
-        if function is None:
+    def accepting(self, submission: Submission, task_id: str = "") -> Function:
+        """The version that a task of that id runs on, if it takes that payload, in a queue that there is.
+
+        Raises `Problem`.
+        """
+        entry = self._find(submission.task_type)
+        if entry is None:
             raise Problem("unknown_task_type", self._unknown(submission.task_type), field="taskType")
+        function = chosen(entry, task_id)
         if submission.queue is not None:
             self._check_queue(submission.queue)
         if submission.image is not None:
@@ -58,36 +63,40 @@ class Functions:
 
     async def list(self, request: Request) -> Response:
         parameters(request)
-        self._require_catalog()
+        self.require_catalog()
         return json_response({"functions": [function_view(function) for function in self.deployed()]})
 
     async def get(self, request: Request) -> Response:
         parameters(request)
-        name: str = request.path_params["name"]
+        return json_response(function_view(self.known(request.path_params["name"])))
+
+    def known(self, name: str) -> Function:
+        """The entry of that name. Raises `Problem`."""
         function = self._find(name)
         if function is None:
             raise Problem("unknown_function", self._unknown(name))
-        return json_response(function_view(function))
+        return function
 
     def _find(self, name: str) -> Function | None:
         function = self._catalog.get(name)
         if function is not None and not function.retired:
             return function
         # Only the whole catalog can tell that a function is not there.
-        self._require_catalog()
+        self.require_catalog()
         return None
 
-    def _require_catalog(self) -> None:
+    def require_catalog(self) -> None:
+        """Raises `Problem`."""
         if not self._is_read():
             raise Problem("catalog_unavailable", "The catalog is still being read; try again in a moment.")
 
     def _check_queue(self, queue: str) -> None:
         """A queue that no function names has no dispatcher, and a task in it would wait for ever."""
-        queues = sorted({DEFAULT_QUEUE, *(function.queue for function in self.deployed())})
-        if queue not in queues:
-            self._require_catalog()
-            detail = f'There is no queue "{queue}"; there are {", ".join(queues)}.'
-            raise Problem("unknown_queue", detail, field="queue", queues=queues)
+        there = sorted({DEFAULT_QUEUE, *queues(self.deployed())})
+        if queue not in there:
+            self.require_catalog()
+            detail = f'There is no queue "{queue}"; there are {", ".join(there)}.'
+            raise Problem("unknown_queue", detail, field="queue", queues=there)
 
     def _unknown(self, name: str) -> str:
         shown = f'"{name[:64]}"'

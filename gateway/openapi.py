@@ -16,6 +16,7 @@ from gateway import (
     models,
     models_audit,
     models_calls,
+    models_functions,
     models_identity,
     models_limits,
     models_secrets,
@@ -62,6 +63,7 @@ _MODELS: Final[list[type[BaseModel]]] = [
     models.Ready,
     models.ProblemDetails,
     *models_calls.MODELS,
+    *models_functions.MODELS,
 ]
 
 

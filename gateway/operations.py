@@ -21,6 +21,7 @@ def paths(requests: dict[str, str]) -> Json:
         operations_audit,
         operations_calls,
         operations_events,
+        operations_functions,
         operations_limits,
         operations_secrets,
         operations_uploads,
@@ -38,6 +39,7 @@ def paths(requests: dict[str, str]) -> Json:
         operations_events,
         operations_audit,
         operations_uploads,
+        operations_functions,
     )
     return own | {path: there for part in parts for path, there in part.paths().items()}
 
@@ -203,12 +205,6 @@ def _rest() -> Json:
     return {
         "/functions": {
             "get": _read("functions", "listFunctions", "What is deployed", "FunctionList", *_CATALOG),
-        },
-        "/functions/{name}": {
-            "get": _read(
-                "functions", "getFunction", "A function", "FunctionEntry", "unknown_function", *_CATALOG
-            )
-            | {"parameters": [_path("name", "The function's name.")]},
         },
         "/workers": {
             "get": _read(

@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -67,49 +67,97 @@ class Built:
     """By the folder's name."""
 
 
-def build(folder: Path, client: docker.DockerClient, *, on_progress: Progress) -> Function:
+@dataclass(frozen=True)
+class Blueprint:
+    """What a folder asks for, before anything is built of it."""
+
+    folder: Folder
+    base: Base
+    version: str
+    examples: tuple[str, ...]
+
+    @property
+    def image(self) -> str:
+        return f"mayfly/fn-{self.folder.name}:{self.version}"
+
+    @property
+    def needs_image(self) -> bool:
+        """Whether only its image can say what it takes."""
+        return self.folder.contract == "python" and self.folder.schema is None
+
+    def function(self, description: Mapping[str, Any]) -> Function:
+        """The catalog entry; `description` is what its image says of its handler."""
+        manifest, schema = self.folder.manifest, self.folder.schema
+        if schema is None:
+            schema = description.get("schema")
+        return Function(
+            name=self.folder.name,
+            image=self.image,
+            version=self.version,
+            contract=self.folder.contract,
+            description=manifest.description,
+            limits=self.folder.limits,
+            isolation=manifest.isolation,
+            warm_pool=manifest.warm_pool,
+            network=manifest.network,
+            runtime=manifest.runtime,
+            queue=manifest.queue,
+            retries=manifest.policy,
+            redeliver=manifest.redeliver,
+            concurrency=manifest.concurrency,
+            callback_url=manifest.callback_url,
+            env=manifest.env,
+            secrets=manifest.secrets,
+            schema=schema,
+            accepts_bytes=schema is None and description.get("acceptsBytes", True),
+            examples=self.examples,
+            hinted=self.needs_image,
+        )
+
+
+def blueprint(folder: Path, client: docker.DockerClient, *, on_progress: Progress) -> Blueprint:
+    """Raises as `build` does; what is built is the base, if the engine has none."""
+    read = read_folder(folder)
+    examples = read_examples(read.path, read.examples)
+    base = ensure_base(client, on_progress=on_progress)
+    payloads = tuple(example.payload.decode() for example in examples if example.is_json)
+    return Blueprint(read, base, _version(read, base), payloads)
+
+
+def build(folder: Path | Blueprint, client: docker.DockerClient, *, on_progress: Progress) -> Function:
     """The catalog entry of a folder whose image the engine has, built now if it had none.
 
     Raises `FunctionError` for what the folder's owner must mend, `StackError` for what the engine lacks.
     """
-    read = read_folder(folder)
-    examples = read_examples(read.path, read.examples)
-    base = ensure_base(client, on_progress=on_progress)
-    version = _version(read, base)
-    tag = f"mayfly/fn-{read.name}:{version}"
-    image = find_image(client, tag)
+    plan = folder if isinstance(folder, Blueprint) else blueprint(folder, client, on_progress=on_progress)
+    image = find_image(client, plan.image)
     if image is None:
-        on_progress(f"building {read.name}")
-        if read.dockerfile:
-            _build_dockerfile(client, read, tag)
+        on_progress(f"building {plan.folder.name}")
+        if plan.folder.dockerfile:
+            _build_dockerfile(client, plan.folder, plan.image)
         else:
-            _build_python(client, read, base, tag, on_progress)
-        image = find_image(client, tag)
+            _build_python(client, plan.folder, plan.base, plan.image, on_progress)
+        image = find_image(client, plan.image)
         assert image is not None
-    description = json.loads(image.labels.get(DESCRIPTION, "{}"))
-    schema = read.schema if read.schema is not None else description.get("schema")
-    return Function(
-        name=read.name,
-        image=tag,
-        version=version,
-        contract=read.contract,
-        description=read.manifest.description,
-        limits=read.limits,
-        isolation=read.manifest.isolation,
-        warm_pool=read.manifest.warm_pool,
-        network=read.manifest.network,
-        runtime=read.manifest.runtime,
-        queue=read.manifest.queue,
-        retries=read.manifest.policy,
-        redeliver=read.manifest.redeliver,
-        concurrency=read.manifest.concurrency,
-        callback_url=read.manifest.callback_url,
-        env=read.manifest.env,
-        secrets=read.manifest.secrets,
-        schema=schema,
-        accepts_bytes=schema is None and description.get("acceptsBytes", True),
-        examples=tuple(example.payload.decode() for example in examples if example.is_json),
-    )
+    return plan.function(_description(image))
+
+
+def without_building(
+    plan: Blueprint, client: docker.DockerClient, known: Iterable[Function]
+) -> Function | None:
+    """The same, where it can be told now: by the image, if the engine has it, or by one of the `known`
+    functions that was built of the same; else None."""
+    if not plan.needs_image:
+        return plan.function({})
+    if (image := find_image(client, plan.image)) is not None:
+        return plan.function(_description(image))
+    twin = next((one for one in known if one.image == plan.image and one.hinted), None)
+    return plan.function({"schema": twin.schema, "acceptsBytes": twin.accepts_bytes}) if twin else None
+
+
+def _description(image: Image) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(image.labels.get(DESCRIPTION, "{}"))
+    return found
 
 
 def build_all(folders: Path, client: docker.DockerClient, *, on_progress: Progress) -> Built:

@@ -1,6 +1,6 @@
-"""The sizes that AWS Fargate has, and the smallest of them that a function fits into. Pure."""
+"""What AWS Fargate has: sizes, the smallest of them that a function fits into, and what it has not. Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
 GIB: Final = 1024
@@ -35,3 +35,28 @@ def size_of(cores: float, memory_mib: int) -> Size | None:
                 if memory >= memory_mib:
                     return Size(cpu, memory)
     return None
+
+
+def refusals(
+    *, isolation: str, warm_pool: int | None, network: str, cpu: float, memory: int
+) -> Iterator[tuple[str, str]]:
+    """What a function with `runtime = "ecs"` cannot be, or cannot do without: the key, and why."""
+    if isolation != "container":
+        yield (
+            "isolation",
+            f'isolation = "{isolation}": with runtime = "ecs" every task has a machine of its own',
+        )
+    if warm_pool:
+        yield "warm_pool", f'warm_pool = {warm_pool}: with runtime = "ecs" none is kept ready'
+    if network != "egress":
+        # A network that was not asked for is given to nobody, and on Fargate there is no task without one.
+        yield (
+            "network",
+            'runtime = "ecs" needs network = "egress": on Fargate there is no task without a network',
+        )
+    if size_of(cpu, memory) is None:
+        yield (
+            "memory",
+            f'cpu = {cpu:g} with memory = {memory}: with runtime = "ecs" there are '
+            f"at most {LARGEST.cpu // 1024} cores and {LARGEST.memory} MiB",
+        )

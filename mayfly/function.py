@@ -62,6 +62,14 @@ class Function(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     """Where the ends of its tasks are posted to, of those that do not say it themselves."""
     retired: bool = False
     """Its folder is gone: no new task is taken, those that wait still run."""
+    hinted: bool = False
+    """Whether `schema` and `accepts_bytes` are what the image says of its handler."""
+    number: int = 1
+    """Which version it is, counted per function: `v1` is 1."""
+    share: int = 100
+    """How many of a hundred tasks run on it."""
+    versions: tuple["Function", ...] = ()
+    """The other versions, newest first; those have none. `mayfly.versions` makes and reads them."""
 
 
 _decoder = msgspec.json.Decoder(Function)

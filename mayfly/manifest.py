@@ -260,23 +260,16 @@ def _check_runtime(manifest: Manifest, text: str) -> None:
     """What a task of ECS cannot be, or cannot do without."""
     if manifest.runtime is None:
         return
-    most = fargate.LARGEST
-    faults = {
-        "isolation": manifest.isolation != "container"
-        and f'isolation = "{manifest.isolation}": with runtime = "ecs" every task has a machine of its own',
-        "warm_pool": bool(manifest.warm_pool)
-        and f'warm_pool = {manifest.warm_pool}: with runtime = "ecs" none is kept ready',
-        # A network that was not asked for is given to nobody, and on Fargate there is no task without one.
-        "network": manifest.network != "egress"
-        and 'runtime = "ecs" needs network = "egress": on Fargate there is no task without a network',
-        "memory": fargate.size_of(manifest.cpu, manifest.memory) is None
-        and f'cpu = {manifest.cpu:g} with memory = {manifest.memory}: with runtime = "ecs" there are '
-        f"at most {most.cpu // 1024} cores and {most.memory} MiB",
-    }
-    for key, fault in faults.items():
-        if fault:
-            line = line_of(text, key) or line_of(text, "runtime")
-            raise FunctionError(fault, file=FILE, line=line)
+    faults = fargate.refusals(
+        isolation=manifest.isolation,
+        warm_pool=manifest.warm_pool,
+        network=manifest.network,
+        cpu=manifest.cpu,
+        memory=manifest.memory,
+    )
+    for key, fault in faults:
+        line = line_of(text, key) or line_of(text, "runtime")
+        raise FunctionError(fault, file=FILE, line=line)
 
 
 def _check_names(manifest: Manifest, text: str) -> None:

@@ -9,6 +9,7 @@ import jsonschema_rs
 
 from mayfly.function import Function
 from mayfly.strictjson import field_path
+from mayfly.versions import KEPT
 
 _LONGEST_MESSAGE = 500
 
@@ -37,25 +38,29 @@ def compile_schema(schema: dict[str, Any]) -> jsonschema_rs.Validator:
 
 
 class PayloadSchemas:
-    """Checks payloads, with each function's schema compiled once for as long as it stays the same."""
+    """Checks payloads, with each function's schemas compiled once for as long as they stay the same."""
 
     def __init__(self) -> None:
-        self._compiled: dict[str, tuple[dict[str, Any], jsonschema_rs.Validator]] = {}
+        self._compiled: dict[str, dict[int, tuple[dict[str, Any], jsonschema_rs.Validator]]] = {}
+        """By function and version."""
 
     def fault(self, function: Function, payload: Any) -> PayloadFault | None:
         """What is wrong with a JSON payload, or None. Raises `InvalidSchema`."""
         if function.schema is None:
             return None
-        validator = self._validator(function.name, function.schema)
+        validator = self._validator(function.name, function.number, function.schema)
         if validator.is_valid(payload):
             return None
         error = next(iter(validator.iter_errors(payload)))
         return PayloadFault(field_path(["payload", *_place(error)]), _first_line(error.message))
 
-    def _validator(self, name: str, schema: dict[str, Any]) -> jsonschema_rs.Validator:
-        known = self._compiled.get(name)
+    def _validator(self, name: str, number: int, schema: dict[str, Any]) -> jsonschema_rs.Validator:
+        versions = self._compiled.setdefault(name, {})
+        known = versions.get(number)
         if known is None or known[0] is not schema:
-            known = self._compiled[name] = (schema, compile_schema(schema))
+            known = versions[number] = (schema, compile_schema(schema))
+            if len(versions) > KEPT:
+                del versions[min(versions)]
         return known[1]
 
 

@@ -34,6 +34,14 @@ class Registry:
         """What another machine's engine finds it by. Raises `ImageNotThere` for what is not ours."""
         return f"{self._repository}:{_tag(image)}"
 
+    def has(self, engine: docker.APIClient, image: str) -> bool:
+        """Whether it is there; not, where nobody can tell: to push it tells then."""
+        try:
+            engine.inspect_distribution(self.address(image), auth_config=self._credentials())  # type: ignore[no-untyped-call]
+        except (DockerException, RequestException):
+            return False
+        return True
+
     def push(self, engine: docker.APIClient, image: str) -> None:
         """Have it there. Where it is there already, built elsewhere of the same, that one stays."""
         tag = _tag(image)

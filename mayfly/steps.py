@@ -28,6 +28,15 @@ class Claim(NamedTuple):
         """Attempts begun before."""
         return self.attempt - 1
 
+    @property
+    def ran_on(self) -> str | None:
+        """The image of the last attempt that was begun, if there was one."""
+        if self.state is None:
+            return None
+        if self.state.image is not None:
+            return self.state.image
+        return next((one.image for one in reversed(self.state.history) if one.image), None)
+
 
 class Held(NamedTuple):
     """Somebody has a claim. Park the command; if the holder is gone, `takeover` is what to do."""

@@ -1,13 +1,15 @@
 """Whose sandboxes make room for another's: the least recently used function's. Pure."""
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
+
+T = TypeVar("T")
 
 
-class Holding(NamedTuple):
-    """What is kept ready for a function's tasks of one tenant."""
+class Holding(NamedTuple, Generic[T]):
+    """What is kept ready for the tasks of one tenant that run on one version of a function."""
 
-    key: tuple[str, str]
+    of: T
     used_at: float
     """When a task took one last."""
     spare: int
@@ -16,9 +18,9 @@ class Holding(NamedTuple):
     """Of each."""
 
 
-def evictions(holdings: Iterable[Holding], needed_mib: int) -> list[Holding] | None:
+def evictions(holdings: Iterable[Holding[T]], needed_mib: int) -> list[Holding[T]] | None:
     """Whose to give up, one by one, until there is room for so much more; None if that is not enough."""
-    victims: list[Holding] = []
+    victims: list[Holding[T]] = []
     for holding in sorted(holdings, key=lambda one: one.used_at):
         for _ in range(holding.spare):
             if needed_mib <= 0:

@@ -8,11 +8,12 @@ import asyncio
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from itertools import chain, repeat
+from itertools import chain, repeat, zip_longest
 from typing import Final, Protocol
 
+import msgspec
 import structlog
 
 from dispatcher.pools.base import Supply
@@ -23,6 +24,7 @@ from dispatcher.runtimes.base import Runtime, Sandbox, SandboxSpec
 from mayfly.errors import SandboxesUnavailable, SandboxLost
 from mayfly.function import Function
 from mayfly.task import DEFAULT_TENANT
+from mayfly.versions import ALL, serving
 
 log = structlog.get_logger(__name__)
 
@@ -73,7 +75,8 @@ class Pools:
         self._memory_mib = memory_mib
         self._clock = clock
         self._at_once = at_once or os.cpu_count() or 1
-        self._pools: dict[Key, Pool] = {}
+        self._pools: dict[Key, list[Pool]] = {}
+        """One for each version that tasks run on."""
         self._closing: list[Pool] = []
         self._changed: set[Pool] = set()
         self._look_at = -math.inf
@@ -130,89 +133,122 @@ class Pools:
     async def close(self) -> None:
         """Remove every sandbox that waits, and what they stand on: no task runs any more."""
         self._stopped = True
-        pools, self._pools = [*self._pools.values(), *self._closing], {}
+        pools, self._pools = [*self._all(), *self._closing], {}
         await asyncio.gather(*(pool.shut() for pool in pools))
 
     @property
     def armed(self) -> dict[str, int]:
         """How many wait for a task, by function."""
         armed: Counter[str] = Counter()
-        for pool in self._pools.values():
+        for pool in self._all():
             armed[pool.name] += pool.armed
         return dict(armed)
 
     @property
     def kept_mib(self) -> int:
         """What those that wait are counted as, those on their way among them."""
-        return sum(pool.kept * pool.mib for pool in self._pools.values())
+        return sum(pool.kept * pool.mib for pool in self._all())
 
     # --- which pool
 
+    def _all(self) -> Iterator[Pool]:
+        return chain.from_iterable(self._pools.values())
+
     def _of(self, function: Function, tenant: str) -> Pool | None:
         """None where a sandbox is launched for the task: by the Unix contract, where it starts with what is
-        the task's, on another machine, and on another image than the function has now."""
+        the task's, on another machine, and on an image that no task runs on that does not name it."""
         if self._stopped or not _is_pooled(function):
             return None
         version = _version(function, tenant)
-        current = self._functions.get(function.name)
-        if current is not function and (current is None or _version(current, tenant) != version):
-            return None
-        pool = self._pools.get((function.name, tenant))
-        return pool if pool is not None and pool.version == version else self._open(function, tenant)
+        pool = self._find(function.name, tenant, version)
+        if pool is None:
+            self._follow()
+            pool = self._find(function.name, tenant, version)
+        if pool is not None:
+            return pool
+        entry = self._functions.get(function.name)
+        served = _served(entry, tenant) if entry else []
+        found = next((one for one in served if _version(one, tenant) == version), None)
+        return None if entry is None or found is None else self._open(found, tenant, retired=entry.retired)
 
-    def _open(self, function: Function, tenant: str) -> Pool:
+    def _find(self, name: str, tenant: str, version: Version) -> Pool | None:
+        found = self._pools.get((name, tenant), ())
+        return next((pool for pool in found if pool.version == version), None)
+
+    def _open(
+        self, function: Function, tenant: str, *, retired: bool, in_place_of: Pool | None = None
+    ) -> Pool:
         version = _version(function, tenant)
-        old = self._pools.get((function.name, tenant))
+        old = in_place_of
         pool = Pool(
             version,
             self._supplies.get(function.isolation, self._supplies["container"])(self._runtime, version.spec),
             old.demand if old else Demand(self._most),
-            reserved=self._reserved(function, tenant),
+            reserved=self._reserved(function, tenant, retired=retired),
             clock=self._clock,
             on_change=self._notice,
         )
         if old is not None:
             pool.used_at = old.used_at
             self._close(old)
-        self._pools[function.name, tenant] = pool
+        self._pools.setdefault((function.name, tenant), []).append(pool)
         self._notice(pool)
         return pool
 
     def _close(self, pool: Pool) -> None:
-        del self._pools[pool.name, pool.tenant]
+        key = pool.name, pool.tenant
+        self._pools[key].remove(pool)
+        if not self._pools[key]:
+            del self._pools[key]
         self._closing.append(pool)
         pool.close()
 
-    def _reserved(self, function: Function, tenant: str = DEFAULT_TENANT) -> int | None:
-        if function.retired:
+    def _reserved(self, function: Function, tenant: str, *, retired: bool) -> int | None:
+        if retired:
             # What still waits of its tasks is no use worth keeping any ready for.
             return 0
         if function.warm_pool and (function.queue != self._queue or tenant != DEFAULT_TENANT):
             return None
         refused = function.network == "egress" and self._runtime.egress_refusal
-        return 0 if refused else function.warm_pool
+        if refused or function.warm_pool is None:
+            return 0 if refused else None
+        # Of several versions each has its part, and at least one.
+        return math.ceil(function.warm_pool * function.share / ALL)
 
     def _follow(self) -> None:
-        """Replace what the catalog has another version of, and begin with what asks for some."""
+        """Replace what the catalog has other versions of, and begin with what asks for some."""
         if self._functions.revision == self._revision:
             return
         self._revision = self._functions.revision
-        for (name, tenant), pool in list(self._pools.items()):
-            function = self._functions.get(name)
-            if function is None or not _is_pooled(function):
+        for name, tenant in list(self._pools):
+            self._follow_function(name, tenant)
+        for entry in self._functions.all():
+            for function in _served(entry, DEFAULT_TENANT):
+                if self._find(
+                    function.name, DEFAULT_TENANT, _version(function, DEFAULT_TENANT)
+                ) is None and self._reserved(function, DEFAULT_TENANT, retired=entry.retired):
+                    self._open(function, DEFAULT_TENANT, retired=entry.retired)
+
+    def _follow_function(self, name: str, tenant: str) -> None:
+        """A version that tasks run on keeps its pool; one that is new takes the place of one that is gone."""
+        entry = self._functions.get(name)
+        retired = entry is None or entry.retired
+        missing = _served(entry, tenant) if entry else []
+        gone = []
+        for pool in list(self._pools[name, tenant]):
+            function = next((one for one in missing if _version(one, tenant) == pool.version), None)
+            if function is None:
+                gone.append(pool)
+                continue
+            missing.remove(function)
+            pool.reserved = self._reserved(function, tenant, retired=retired)
+            self._notice(pool)
+        missing.sort(key=lambda function: -function.share)
+        for pool, successor in zip_longest(gone, missing[: len(gone)]):
+            if successor is None:
                 self._close(pool)
-            elif _version(function, tenant) != pool.version:
-                self._open(function, tenant)
             else:
-                pool.reserved = self._reserved(function, tenant)
-                self._notice(pool)
-        for function in self._functions.all():
-            if (
-                _is_pooled(function)
-                and (function.name, DEFAULT_TENANT) not in self._pools
-                and self._reserved(function)
-            ):
-                self._open(function, DEFAULT_TENANT)
+                self._open(successor, tenant, retired=retired, in_place_of=pool)
 
     # --- filling them
 
@@ -239,7 +275,7 @@ class Pools:
         """Now and then all of them: what is wanted also changes with time."""
         if now >= self._look_at:
             self._closing = [pool for pool in self._closing if not pool.gone]
-            return list(self._pools.values())
+            return list(self._all())
         return [pool for pool in changed if not pool.closed]
 
     def _make(self, lacking: list[Pool], now: float) -> None:
@@ -258,7 +294,7 @@ class Pools:
     @property
     def _starting(self) -> int:
         """Launches for tasks take what they need of this; only the rest goes to pools."""
-        return self._launching + sum(pool.starting for pool in self._pools.values())
+        return self._launching + sum(pool.starting for pool in self._all())
 
     def _fits(self, pool: Pool) -> bool:
         """Whether there is memory for one more in the pool, once others have made room for it."""
@@ -285,14 +321,14 @@ class Pools:
         if needed <= 0:
             return True
         others = (
-            Holding(key, pool.used_at, pool.spare, pool.mib)
-            for key, pool in self._pools.items()
+            Holding(pool, pool.used_at, pool.spare, pool.mib)
+            for pool in self._all()
             if pool is not for_pool and (of_all or for_pool is None or pool.used_at < for_pool.used_at)
         )
         victims = evictions(others, needed)
         for victim in victims or ():
-            self._pools[victim.key].give_up()
-            self.evicted[victim.key[0]] += 1
+            victim.of.give_up()
+            self.evicted[victim.of.name] += 1
         return victims is not None
 
     # --- what goes wrong
@@ -314,7 +350,7 @@ class Pools:
                 if await self._runtime.healthy():
                     break
             log.info("the engine is back: sandboxes are kept ready again")
-            for pool in self._pools.values():
+            for pool in self._all():
                 pool.forgive()
         for pool in troubled:
             pool.trouble = None
@@ -330,3 +366,17 @@ def _is_pooled(function: Function) -> bool:
 
 def _version(function: Function, tenant: str) -> Version:
     return Version(function.isolation, SandboxSpec.of(function, tenant=tenant))
+
+
+def _served(entry: Function, tenant: str) -> list[Function]:
+    """The versions that tasks run on and a pool can serve: those as one whose sandboxes are the same."""
+    served: list[Function] = []
+    for function in serving(entry):
+        if not _is_pooled(function):
+            continue
+        version, share = _version(function, tenant), function.share
+        for twin in [one for one in served if _version(one, tenant) == version]:
+            served.remove(twin)
+            share += twin.share
+        served.append(function if share == function.share else msgspec.structs.replace(function, share=share))
+    return served

@@ -20,7 +20,7 @@ resource "aws_ecr_repository" "this" {
   tags = local.tags
 }
 
-# Of functions nothing goes by itself: a task may wait for a year, and runs on the version that it was posted to.
+# Of functions nothing goes by itself: whoever goes back to an older version, or runs a task once more, wants its image.
 resource "aws_ecr_lifecycle_policy" "mayfly" {
   repository = aws_ecr_repository.this["mayfly"].name
 

@@ -10,9 +10,10 @@ locals {
   certificate   = var.certificate_arn != null ? var.certificate_arn : one(aws_acm_certificate_validation.this[*].certificate_arn)
 
   gateway_settings = merge(local.settings, {
-    MAYFLY_HOST = "0.0.0.0"
-    MAYFLY_PORT = tostring(local.ports.gateway)
-    MAYFLY_AUTH = "true"
+    MAYFLY_HOST                 = "0.0.0.0"
+    MAYFLY_PORT                 = tostring(local.ports.gateway)
+    MAYFLY_AUTH                 = "true"
+    MAYFLY_FUNCTIONS_REPOSITORY = aws_ecr_repository.this["functions"].repository_url
   })
   gateway_secrets = ["MAYFLY_ADMIN_KEY", "MAYFLY_HEARTBEAT_KEY", "MAYFLY_JWT_SECRET", "MAYFLY_REDIS"]
 }

@@ -21,7 +21,7 @@ locals {
   log_access = {
     gateway = {
       reads      = concat(local.every_queue, values(local.topic))
-      writes     = concat(local.every_queue, [local.topic["audit"], local.topic["control"], local.topic["dead-letter"]])
+      writes     = concat(local.every_queue, values(local.topic))
       joins      = local.readers
       looks_into = ["${local.group_arn}/mayfly.*"]
     }

@@ -2,17 +2,19 @@
 
 import logging
 
-from mayfly.adapters.kafka import FUNCTIONS_TOPIC, Log
+from mayfly.adapters.kafka import FUNCTIONS_TOPIC, Appended, Log, ensure_topics
 from mayfly.adapters.kafka_table import Row, Table
+from mayfly.errors import LogUnavailable, SettingsError
 from mayfly.function import Function, decode_function, encode_function
 from mayfly.settings import Settings
+from mayfly.versions import queues
 
 log = logging.getLogger(__name__)
 
 
-async def publish(producer: Log, function: Function) -> None:
+async def publish(producer: Log, function: Function) -> Appended:
     """Deploy: from here on gateways take tasks for this version, and dispatchers run them on it."""
-    await producer.append(FUNCTIONS_TOPIC, encode_function(function), key=function.name)
+    return await producer.append(FUNCTIONS_TOPIC, encode_function(function), key=function.name)
 
 
 class Catalog:
@@ -58,3 +60,25 @@ class Catalog:
         else:
             log.warning("the catalog has an entry that is none", extra={"function": row.key})
         self._functions = functions
+
+
+class WritableCatalog(Catalog):
+    """The catalog, and the way to write in it."""
+
+    def __init__(self, settings: Settings, log: Log) -> None:
+        super().__init__(settings)
+        self._settings = settings
+        self._log = log
+        self.reach_end = self._table.reach_end
+
+    async def put(self, function: Function) -> None:
+        """Deploy it; returns when it stands in our catalog. Raises `LogUnavailable`: it may be there even
+        so."""
+        # Its queues' topics first: a task may come as soon as the catalog has the function.
+        for queue in sorted(queues([function])):
+            try:
+                await ensure_topics(self._settings.model_copy(update={"queue": queue}))
+            except SettingsError as error:
+                raise LogUnavailable(str(error)) from error
+        appended = await publish(self._log, function)
+        await self._table.reach(appended.offset + 1)

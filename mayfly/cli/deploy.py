@@ -24,7 +24,7 @@ def build(
 
     Exits with 1 if one cannot be built, having built the others.
     """
-    folders = [find_folder(name, functions) for name in names or ()] or _all(functions)
+    folders = [find_folder(name, functions) for name in names or ()] or all_folders(functions)
     built, errors = _build(folders)
     if json:
         show_json({"functions": built, "errors": errors})
@@ -56,7 +56,8 @@ def functions(
         show_table(("FUNCTION", "VERSION", "CONTRACT", "NETWORK", "DESCRIPTION"), rows)
 
 
-def _all(functions: Path) -> list[Path]:
+def all_folders(functions: Path) -> list[Path]:
+    """Ends the command where there is none."""
     from mayfly.build import function_folders
     from mayfly.cli.output import USAGE, fail
 

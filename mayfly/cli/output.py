@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import typer
 
-OK, FAILED, USAGE, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 130
+OK, FAILED, USAGE, UNREACHABLE, CHANGES, INTERRUPTED = 0, 1, 2, 3, 4, 130
 """What the command exits with."""
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")

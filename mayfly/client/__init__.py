@@ -19,6 +19,7 @@ from mayfly.client.batches import Batch, Submitted
 from mayfly.client.blocking import Client
 from mayfly.client.calls import Bytes, Filters
 from mayfly.client.dead_letters import DeadLetterFilters, Selection
+from mayfly.client.deployments import Catalog, Deployed, Traffic, VersionShare
 from mayfly.client.errors import (
     ApiError,
     ClientError,
@@ -66,11 +67,13 @@ __all__ = [
     "AuditRecord",
     "Batch",
     "Bytes",
+    "Catalog",
     "ChangeEvent",
     "Client",
     "ClientError",
     "Conflict",
     "DeadLetterFilters",
+    "Deployed",
     "Event",
     "FailureType",
     "Filters",
@@ -106,11 +109,13 @@ __all__ = [
     "Tenants",
     "Token",
     "TooManyRequests",
+    "Traffic",
     "Unauthenticated",
     "Unavailable",
     "UnexpectedAnswer",
     "Unreachable",
     "User",
+    "VersionShare",
     "WaitTimeout",
     "WebhookSecret",
     "Worker",

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
@@ -14,6 +14,7 @@ from mayfly.client import (
     batches,
     calls,
     dead_letters,
+    deployments,
     identity,
     invocation,
     secrets,
@@ -25,6 +26,7 @@ from mayfly.client.batches import Batch, Payloads, Submitted
 from mayfly.client.blocking import CONCURRENCY, WATCHERS
 from mayfly.client.calls import Bytes, Filters
 from mayfly.client.dead_letters import DeadLetterFilters, Selection
+from mayfly.client.deployments import Catalog, Deployed, Traffic
 from mayfly.client.events import Change, ChangeStream, Event, EventStream, Resumed
 from mayfly.client.identity import Key, Limits, NewKey, Tenant, Tenants, Token, User
 from mayfly.client.models import FunctionInfo, Page, Purge, Rebuild, Redrive, Task, Worker
@@ -34,6 +36,7 @@ from mayfly.client.target import require_private, target
 from mayfly.client.transport import answer, arguments, cut_short, options, unreachable
 from mayfly.client.uploads import FileLike, ResultUrl
 from mayfly.client.wire import ANSWER_SECONDS, Call, Pause
+from mayfly.function import Function
 from mayfly.task import Status
 
 T = TypeVar("T")
@@ -249,6 +252,26 @@ class AsyncClient:
 
     async def function(self, name: str) -> FunctionInfo:
         return await self._drive(calls.function(name))
+
+    async def catalog(self) -> Catalog:
+        """See `Client.catalog`."""
+        return await self._drive(deployments.catalog())
+
+    async def deploy(self, function: Function, *, traffic: bool = True) -> Deployed:
+        """See `Client.deploy`."""
+        return await self._drive(deployments.deploy(function, traffic=traffic))
+
+    async def retire(self, name: str) -> Traffic:
+        """See `Client.retire`."""
+        return await self._drive(deployments.retire(name))
+
+    async def traffic(self, name: str) -> Traffic:
+        """See `Client.traffic`."""
+        return await self._drive(deployments.traffic(name))
+
+    async def set_traffic(self, name: str, shares: Mapping[str, int]) -> Traffic:
+        """See `Client.set_traffic`."""
+        return await self._drive(deployments.set_traffic(name, shares))
 
     async def workers(self) -> tuple[Worker, ...]:
         return await self._drive(calls.workers())

@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime
 from types import TracebackType
@@ -15,6 +15,7 @@ from mayfly.client import (
     batches,
     calls,
     dead_letters,
+    deployments,
     identity,
     invocation,
     secrets,
@@ -25,6 +26,7 @@ from mayfly.client.audit_log import AuditFilters, AuditRecord
 from mayfly.client.batches import Batch, Payloads, Submitted
 from mayfly.client.calls import Bytes, Filters
 from mayfly.client.dead_letters import DeadLetterFilters, Selection
+from mayfly.client.deployments import Catalog, Deployed, Traffic
 from mayfly.client.events import Change, ChangeStream, Event, EventStream, Resumed
 from mayfly.client.identity import Key, Limits, NewKey, Tenant, Tenants, Token, User
 from mayfly.client.models import FunctionInfo, Page, Purge, Rebuild, Redrive, Task, Worker
@@ -34,6 +36,7 @@ from mayfly.client.target import require_private, target
 from mayfly.client.transport import answer, arguments, cut_short, options, unreachable
 from mayfly.client.uploads import FileLike, ResultUrl
 from mayfly.client.wire import ANSWER_SECONDS, Call, Pause
+from mayfly.function import Function
 from mayfly.task import Status
 
 T = TypeVar("T")
@@ -299,6 +302,28 @@ class Client:
 
     def function(self, name: str) -> FunctionInfo:
         return self._drive(calls.function(name))
+
+    def catalog(self) -> Catalog:
+        """What is deployed, whole; for operators, as are `deploy`, `retire` and `set_traffic`."""
+        return self._drive(deployments.catalog())
+
+    def deploy(self, function: Function, *, traffic: bool = True) -> Deployed:
+        """Deploy a function whose image dispatchers can get. What differs from its newest version is another
+        version, which gets every task, or, without `traffic`, none for now."""
+        return self._drive(deployments.deploy(function, traffic=traffic))
+
+    def retire(self, name: str) -> Traffic:
+        """Take a function away: no new task is taken, those that wait still run."""
+        return self._drive(deployments.retire(name))
+
+    def traffic(self, name: str) -> Traffic:
+        """A function's versions, and how many of its tasks run on each."""
+        return self._drive(deployments.traffic(name))
+
+    def set_traffic(self, name: str, shares: Mapping[str, int]) -> Traffic:
+        """Have that many of a hundred tasks run on each version, such as `{"v2": 10}`. What the shares leave
+        stays with those others that get tasks now."""
+        return self._drive(deployments.set_traffic(name, shares))
 
     def workers(self) -> tuple[Worker, ...]:
         return self._drive(calls.workers())

@@ -28,6 +28,8 @@ from mayfly.stack.home import Home
 from mayfly.stack.packages import MMDEBSTRAP, install
 from mayfly.stack.part import Say
 from mayfly.task import DEFAULT_TENANT
+from mayfly.versions import deployed as deployed_version
+from mayfly.versions import retired
 
 QUIET_MS: Final = 200
 """How long a folder must rest before it is built: an editor, or `cp`, writes more than one file."""
@@ -71,7 +73,8 @@ class Deployer:
         self._registry = Registry(settings.functions_repository) if settings.functions_repository else None
         self._say = say
         self._state: dict[str, Deployed] = {state.name: state for state in deployed(home)}
-        self._published: dict[str, Function] = {}
+        self._published: dict[str, tuple[int, Function]] = {}
+        """What we have written, and the offset behind it: our own view may not have come to that yet."""
         self._seen: dict[str, Stamp] = {}
         self._builds = asyncio.Semaphore(BUILDS)
         self._settling: dict[str, asyncio.Task[None]] = {}
@@ -193,9 +196,9 @@ class Deployer:
         if self._registry is not None:
             # Before the catalog has it: a dispatcher elsewhere may be given a task at once.
             await asyncio.to_thread(self._registry.push, self._docker.api, function.image)
-        served = self._served(name)
-        if served is None or not _same(served, function):
-            await self._publish(_now(function))
+        entry = deployed_version(self._served(name), function, _now())
+        if entry is not None:
+            await self._publish(entry)
             took = time.monotonic() - began
             self._say(f"function {name}: version {function.version} serves, deployed in {took:.1f} s")
         elif (state := self._state.get(name)) is None or state.error:
@@ -207,7 +210,7 @@ class Deployer:
         if name not in self._state:
             return
         if served is not None and not served.retired:
-            await self._publish(_now(served, retired=True))
+            await self._publish(retired(served))
             self._say(f"function {name}: its folder is gone, it takes no new task")
         del self._state[name]
         self._write()
@@ -218,13 +221,13 @@ class Deployer:
         action = "function.retire" if function.retired else "function.deploy"
         target = f"{function.name}@{function.version}"
         await self._trail.write(Entry(action, target, "deployer", DEFAULT_TENANT))
-        await publish(self._log, function)
-        self._published[function.name] = function
+        appended = await publish(self._log, function)
+        self._published[function.name] = appended.offset + 1, function
 
     def _served(self, name: str) -> Function | None:
-        """What the catalog has; our own view of it may not have come to what we have just published."""
-        known = [found for found in (self._catalog.get(name), self._published.get(name)) if found]
-        return max(known, key=lambda function: function.deployed_at, default=None)
+        """What the catalog has."""
+        revision, function = self._published.get(name, (0, None))
+        return function if self._catalog.revision < revision else self._catalog.get(name)
 
     def _broken(self, name: str, error: FunctionError) -> None:
         served = self._served(name)
@@ -269,9 +272,5 @@ def _files(folder: str) -> Iterator[tuple[str, int, int]]:
         return
 
 
-def _now(function: Function, **changes: Any) -> Function:
-    return msgspec.structs.replace(function, deployed_at=int(time.time() * 1000), **changes)
-
-
-def _same(served: Function, built: Function) -> bool:
-    return msgspec.structs.replace(served, deployed_at=0) == msgspec.structs.replace(built, deployed_at=0)
+def _now() -> int:
+    return int(time.time() * 1000)

@@ -62,6 +62,20 @@ EXCUSES: Final = (
         ),
     ),
     Excuse(
+        RejectedPositiveData,
+        "which fields of a function fit each other, the path, and what runs, is more than a schema can say",
+        lambda case, body: (
+            case.operation.label == "PUT /functions/{name}"
+            and body.get("code") in ("invalid_body", "invalid_number")
+            and str(body.get("field")).startswith("function.")
+        ),
+    ),
+    Excuse(
+        RejectedPositiveData,
+        "nor does one know which versions a function has, and what their shares come to",
+        lambda case, body: (body.get("code"), body.get("field")) == ("invalid_body", "shares"),
+    ),
+    Excuse(
         AcceptedNegativeData,
         "the items of a batch are refused one by one, within an answer of 200",
         lambda case, body: case.operation.path == "/tasks/batch" and body.get("refused", 0) > 0,

@@ -12,6 +12,7 @@ import docker
 import orjson
 import pytest
 from gateway_process import function, start_gateway
+from registry import registry
 
 from dispatcher.invocation import Reply, Request, invoke
 from dispatcher.pools.base import Supply
@@ -27,7 +28,7 @@ from mayfly.build import build
 from mayfly.function import Function, Limits
 from mayfly.settings import Settings
 
-__all__ = ["function", "start_gateway"]
+__all__ = ["function", "registry", "start_gateway"]
 """Fixtures that are written down elsewhere."""
 
 TASK = "0193f5a0-0000-7000-8000-000000000001"

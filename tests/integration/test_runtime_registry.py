@@ -2,11 +2,8 @@
 
 import asyncio
 import os
-import socket
-import subprocess
-import time
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import docker
@@ -20,50 +17,7 @@ from mayfly.function import Function
 from mayfly.settings import Settings
 from mayfly.stack.deploy import deploy
 from mayfly.stack.engine import address
-from mayfly.stack.packages import Program, find, install
 from tests.engine import remove_images
-
-REGISTRY = Program("docker-registry", ("docker-registry",), "a registry of images")
-CONFIG = """\
-version: 0.1
-storage:
-  filesystem:
-    rootdirectory: {data}
-http:
-  addr: {address}
-"""
-DEADLINE = 120.0
-
-
-@pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Its address, on loopback, which engines speak plain HTTP to."""
-    asyncio.run(install([REGISTRY], print))
-    directory = tmp_path_factory.mktemp("registry")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        host = f"127.0.0.1:{free.getsockname()[1]}"
-    config = directory / "config.yml"
-    config.write_text(CONFIG.format(data=directory / "data", address=host))
-    command = [find(REGISTRY.name) or REGISTRY.name, "serve", str(config)]
-    with (directory / "log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
-        try:
-            _until_it_listens(host)
-            yield host
-        finally:
-            process.kill()
-
-
-def _until_it_listens(host: str) -> None:
-    name, port = host.split(":")
-    deadline = time.monotonic() + DEADLINE
-    while True:
-        try:
-            socket.create_connection((name, int(port)), timeout=1).close()
-        except OSError:
-            assert time.monotonic() < deadline, "the registry does not listen"
-            time.sleep(0.05)
-        else:
-            return
 
 
 @pytest.fixture

@@ -40,7 +40,13 @@ SERVICE = {
     "MAYFLY_SECRETS_KMS_KEY",
 }
 NEEDED = {
-    "gateway": {*SERVICE, "MAYFLY_HOST", "MAYFLY_AUTH", "MAYFLY_ADMIN_KEY"},
+    "gateway": {
+        *SERVICE,
+        "MAYFLY_HOST",
+        "MAYFLY_AUTH",
+        "MAYFLY_ADMIN_KEY",
+        "MAYFLY_FUNCTIONS_REPOSITORY",
+    },
     "dispatcher": {
         *SERVICE,
         "MAYFLY_SLOTS",
@@ -191,6 +197,7 @@ def test_the_parts_may_read_and_write_their_topics_and_no_others(production: Dep
         CONTROL_TOPIC,
         AUDIT_TOPIC,
         DEAD_LETTER_TOPIC,
+        FUNCTIONS_TOPIC,
     }
     assert may("dispatcher", "WriteData") == {*own, DEAD_LETTER_TOPIC}
     assert may("dispatcher", "ReadData") == {*own, FUNCTIONS_TOPIC, CONTROL_TOPIC, DEAD_LETTER_TOPIC}

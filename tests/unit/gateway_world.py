@@ -343,12 +343,23 @@ class Catalog:
     functions: dict[str, Function] = field(default_factory=dict)
     revision: int = 0
     read: bool = True
+    down: str = ""
+    written: list[Function] = field(default_factory=list)
 
     def get(self, name: str) -> Function | None:
         return self.functions.get(name)
 
     def all(self) -> list[Function]:
         return [self.functions[name] for name in sorted(self.functions)]
+
+    async def reach_end(self) -> None:
+        if self.down:
+            raise LogUnavailable(self.down)
+
+    async def put(self, function: Function) -> None:
+        await self.reach_end()
+        self.written.append(function)
+        self.deploy(function)
 
     def deploy(self, *functions: Function) -> None:
         self.functions |= {function.name: function for function in functions}

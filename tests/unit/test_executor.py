@@ -21,6 +21,7 @@ from dispatcher.pools.single_use import SingleUse
 from dispatcher.repeats import Repeats
 from dispatcher.runtimes.base import Exit, Sandbox, SandboxSpec
 from dispatcher.secrets import Secrets
+from mayfly import versions
 from mayfly.adapters.kafka import MAX_MESSAGE_BYTES
 from mayfly.errors import BlobNotFound, BlobsUnavailable, SandboxesUnavailable, SandboxLost
 from mayfly.events import CancelRequested, Claimed, Deferred, Event, Finished, Reason, decode_event
@@ -490,6 +491,43 @@ async def test_a_task_that_names_its_image_runs_on_that(unix: World) -> None:
     claim = unix.events[0]
     assert isinstance(claim, Claimed)
     assert claim.image == "pinned"
+
+
+def in_two_versions(world: World) -> Function:
+    """The function in two versions that run half of the tasks each."""
+    entry = versions.deployed(None, world.functions["f"], 0)
+    assert entry is not None
+    entry = versions.deployed(entry, msgspec.structs.replace(entry, image="new", version="2"), 1)
+    assert entry is not None
+    world.functions["f"] = entry = versions.shared(entry, {"v1": 50, "v2": 50})
+    return entry
+
+
+async def test_a_task_runs_on_the_version_that_its_id_chooses(unix: World) -> None:
+    chosen = versions.chosen(in_two_versions(unix), "a").image
+    unix.runs(Process(b"1"))
+    await unix.run(envelope())
+    assert [spec.image for spec in unix.launched] == [chosen]
+    assert [event.image for event in unix.events if isinstance(event, Claimed)] == [chosen]
+
+
+@pytest.mark.parametrize("gets_tasks", [True, False])
+async def test_a_further_attempt_stays_on_its_version_as_long_as_that_gets_tasks(
+    unix: World, gets_tasks: bool
+) -> None:
+    entry = in_two_versions(unix)
+    chosen = versions.chosen(entry, "a")
+    own, other = versions.name_of(chosen), "v2" if chosen.number == 1 else "v1"
+    unix.runs(Process(b"", lost=True), Process(b"1"))
+
+    def shift() -> None:
+        unix.functions["f"] = versions.shared(entry, {own: 1, other: 99} if gets_tasks else {other: 100})
+
+    unix.before = shift
+    await unix.run(envelope())
+    first, second = (event.image for event in unix.events if isinstance(event, Claimed))
+    assert first == chosen.image
+    assert (second == chosen.image) == gets_tasks
 
 
 # --- cancelling

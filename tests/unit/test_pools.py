@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,7 +15,9 @@ from dispatcher.pools.budget import Holding, evictions
 from dispatcher.pools.demand import WINDOW_SECONDS, Demand
 from dispatcher.pools.pool import How
 from dispatcher.runtimes.base import SandboxSpec
+from mayfly import versions
 from mayfly.errors import SandboxLost, SandboxUnused
+from mayfly.function import Function
 
 # --- how many a function in use keeps
 
@@ -56,14 +59,14 @@ def test_the_sizing_rule_is_a_maximum_over_a_window(moments: list[float], later:
 
 
 def test_who_was_used_longest_ago_makes_room_first() -> None:
-    old, new = Holding(("old", "t"), 1, spare=1, mib=100), Holding(("new", "t"), 2, spare=3, mib=100)
+    old, new = Holding("old", 1, spare=1, mib=100), Holding("new", 2, spare=3, mib=100)
     assert evictions([new, old], 50) == [old]
     assert evictions([new, old], 250) == [old, new, new]
     assert evictions([new, old], 400) == [old, new, new, new]
 
 
 def test_nobody_makes_room_that_would_not_be_enough() -> None:
-    assert evictions([Holding(("f", "t"), 1, spare=2, mib=100)], 201) is None
+    assert evictions([Holding("f", 1, spare=2, mib=100)], 201) is None
     assert evictions([], 1) is None
     assert evictions([], 0) == []
 
@@ -406,6 +409,64 @@ async def test_nothing_is_replaced_when_only_what_the_gateway_reads_changes(worl
     await world.settle()
     world.function(description="other", warm_pool=1)
     await world.settle()
+    assert len(world.engine.supplies) == 1
+
+
+async def split(world: World, first: int, second: int, **fields: object) -> list[Function]:
+    """The function in two versions, with those shares; the second one has another image."""
+    entry = versions.deployed(None, world.function(**fields), 0)
+    assert entry is not None
+    new = msgspec.structs.replace(entry, image="f:2", version="2")
+    entry = versions.deployed(entry, new, 1)
+    assert entry is not None
+    entry = world.catalog.put(versions.shared(entry, {"v1": first, "v2": second}))
+    return versions.serving(entry)
+
+
+async def test_two_versions_that_tasks_run_on_keep_each_its_own(world: World) -> None:
+    for version in await split(world, 50, 50):
+        await world.use(version)
+    await world.settle()
+    kept = set(world.engine.left)
+    assert len(kept) == 2
+    assert world.pools.armed == {"f": 2}
+    for version in await split(world, 90, 10):
+        await world.settle()
+        sandbox = await world.take(version)
+        assert sandbox.name in kept
+        await sandbox.remove()
+    assert set(world.engine.left) >= kept
+    assert len(world.engine.supplies) == 2
+
+
+async def test_a_version_that_tasks_run_on_no_more_keeps_none_and_the_other_goes_on(world: World) -> None:
+    for version in await split(world, 50, 50):
+        await world.use(version)
+    await world.settle()
+    first, second = (sandbox for sandbox in world.engine.launched if not sandbox.removed)
+    await split(world, 100, 0)
+    await world.settle()
+    assert first.name in world.engine.left
+    assert second.removed
+    assert [supply.closed for supply in world.engine.supplies] == [False, True]
+
+
+async def test_what_a_function_asks_for_is_shared_as_its_tasks_are(world: World) -> None:
+    await split(world, 75, 25, warm_pool=4)
+    await world.settle()
+    images = [sandbox.spec.image for sandbox in world.engine.launched if not sandbox.removed]
+    assert sorted(images) == ["f:1", "f:1", "f:1", "f:2"]
+
+
+async def test_versions_whose_sandboxes_are_the_same_have_them_in_common(world: World) -> None:
+    entry = versions.deployed(None, world.function(warm_pool=2), 0)
+    assert entry is not None
+    entry = versions.deployed(entry, msgspec.structs.replace(entry, schema={"type": "object"}), 1)
+    assert entry is not None
+    for shares in ({"v1": 50, "v2": 50}, {"v1": 10, "v2": 90}):
+        world.catalog.put(versions.shared(entry, shares))
+        await world.settle()
+    assert world.pools.armed == {"f": 2}
     assert len(world.engine.supplies) == 1
 
 

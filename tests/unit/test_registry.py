@@ -31,6 +31,12 @@ class Engine:
     def pull(self, repository: str, tag: str, **options: Any) -> Iterator[dict[str, str]]:
         return self._move("pull", repository, tag)
 
+    def inspect_distribution(self, image: str, auth_config: Any) -> dict[str, str]:
+        self.calls.append(("inspect", image))
+        if self.error:
+            raise self.error
+        return {}
+
     def _move(self, what: str, repository: str, tag: str) -> Iterator[dict[str, str]]:
         self.calls.append((what, repository, tag))
         if self.error:
@@ -59,6 +65,13 @@ def test_an_image_that_was_pulled_has_its_own_name() -> None:
 def test_a_tag_that_is_there_and_may_not_change_is_as_good_as_pushed() -> None:
     refusal = {"error": "tag invalid: it already exists and the repository is immutable"}
     Registry(REPOSITORY).push(Engine(refusal), IMAGE)  # type: ignore[arg-type]
+
+
+def test_an_image_is_there_if_the_registry_says_so_and_not_if_nobody_can_tell() -> None:
+    there, away = Engine(), Engine(error=DockerException("no answer"))
+    assert Registry(REPOSITORY).has(there, IMAGE)  # type: ignore[arg-type]
+    assert not Registry(REPOSITORY).has(away, IMAGE)  # type: ignore[arg-type]
+    assert there.calls == [("inspect", f"{REPOSITORY}:echo-85509949c9d3")]
 
 
 @pytest.mark.parametrize(
