@@ -137,7 +137,7 @@ class Tasks:
         ]
         self.scheduled = client.submit("fickle", {}, delay=3600).task_id
         self.retrying = client.submit(
-            "fickle", {"failures": 9}, retry=RetryPolicy(2, initial_delay=86_400)
+            "fickle", {"failures": 9}, retry=RetryPolicy(2, initial_delay=86_400, max_delay=86_400)
         ).task_id
         self.cancelled = client.submit("fickle", {}, delay=3600).task_id
 
