@@ -27,6 +27,7 @@ import msgspec
 
 from mayfly.errors import FunctionError
 from mayfly.manifest import read_json
+from mayfly.typed import known
 
 JSON: Final = "application/json"
 
@@ -85,7 +86,7 @@ def read_examples(folder: Path, files: Sequence[Path] | None = None) -> tuple[Ex
 
 def _read(path: Path, name: str) -> Example:
     try:
-        file = msgspec.convert(read_json(path, name), _File)
+        file = msgspec.convert(read_json(path, name), known(_File))
     except msgspec.ValidationError as error:
         raise FunctionError(f"no example: {error}", file=name) from error
     if (file.input is msgspec.UNSET) == (file.input_file is None):

@@ -14,6 +14,7 @@ from mayfly import fargate
 from mayfly.errors import FunctionError
 from mayfly.retry import DEFAULTS
 from mayfly.task import MAX_ATTEMPTS, FailureType, RetryPolicy
+from mayfly.typed import known
 from mayfly.webhooks import callback
 
 FILE: Final = "function.toml"
@@ -146,7 +147,7 @@ def read_manifest(folder: Path) -> Manifest:
         _check_retries(table, text)
     for key, value in values.items():
         _check_value(key, value, Manifest, EXPECTED, line_of(text, key))
-    manifest = msgspec.convert(values, Manifest)
+    manifest = msgspec.convert(values, known(Manifest))
     _check_names(manifest, text)
     _check_runtime(manifest, text)
     _check_callback(manifest, text)
@@ -220,7 +221,7 @@ def _check_value(
     key: str, value: Any, kind: type, expected: Mapping[str, str], line: int | None, table: str = ""
 ) -> None:
     try:
-        msgspec.convert({key: value}, kind)
+        msgspec.convert({key: value}, known(kind))
     except msgspec.ValidationError as error:
         message = f"{table}{key} is {_show(value)}: it must be {expected[key]}"
         raise FunctionError(message, file=FILE, line=line) from error

@@ -10,6 +10,7 @@ import msgspec
 
 from mayfly.errors import FunctionError
 from mayfly.manifest import read_text, split_toml_error
+from mayfly.typed import known
 
 FILE: Final = "requirements.txt"
 
@@ -113,7 +114,7 @@ def _from_script(folder: Path, module: str) -> Requirements | None:
         row[2:] if row.startswith("# ") else row[1:] for row in blocks[0]["content"].splitlines(keepends=True)
     )
     try:
-        metadata = msgspec.convert(tomllib.loads(content), ScriptMetadata)
+        metadata = msgspec.convert(tomllib.loads(content), known(ScriptMetadata))
     except tomllib.TOMLDecodeError as error:
         message, inner = split_toml_error(str(error), content)
         raise FunctionError(

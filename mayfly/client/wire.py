@@ -16,6 +16,7 @@ import msgspec
 
 from mayfly.client.errors import ApiError, UnexpectedAnswer, Unreachable, kind_of
 from mayfly.task import JSON
+from mayfly.typed import known
 
 T = TypeVar("T")
 
@@ -171,6 +172,6 @@ def media_type(content_type: str) -> str:
 
 def decode(body: bytes | str, kind: type[T]) -> T:
     try:
-        return msgspec.json.decode(body, type=kind)
+        return msgspec.json.decode(body, type=known(kind))
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise UnexpectedAnswer(f"the answer is not understood ({error}): {NO_GATEWAY}") from error
