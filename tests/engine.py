@@ -136,7 +136,7 @@ def remove_images(engine: docker.DockerClient, prefix: str) -> None:
     kept ready are removed in their own time. By their tags: what was built of the same files is one image,
     and may have another test's tag as well."""
     deadline = time.monotonic() + PATIENCE
-    while tags := _tags(engine, f"mayfly/fn-{prefix}"):
+    while tags := tags_of(engine, f"mayfly/fn-{prefix}"):
         for tag in tags:
             with contextlib.suppress(DockerException):
                 engine.images.remove(tag)
@@ -144,7 +144,8 @@ def remove_images(engine: docker.DockerClient, prefix: str) -> None:
         time.sleep(0.05)
 
 
-def _tags(engine: docker.DockerClient, prefix: str) -> list[str]:
+def tags_of(engine: docker.DockerClient, prefix: str) -> list[str]:
+    """Of the images whose names start so."""
     # Not `images.list`, which looks at each image once more: another test may have removed it.
     tags = [tag for image in engine.api.images() for tag in image["RepoTags"] or ()]
     return [tag for tag in tags if tag.startswith(prefix)]

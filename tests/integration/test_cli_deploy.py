@@ -19,7 +19,7 @@ from mayfly.cli.app import app
 from mayfly.cli.output import CHANGES, FAILED, OK, UNREACHABLE, USAGE
 from mayfly.client import Client
 from mayfly.settings import Settings
-from tests.engine import remove_images
+from tests.engine import remove_images, tags_of
 
 Command = Callable[..., Result]
 HANDLER = "def handler(event, context):\n    return 1\n"
@@ -131,12 +131,11 @@ async def test_a_deployment_changes_what_its_plan_says_and_the_second_one_nothin
         name, version = tag.rsplit("-", 1)
         docker_engine.images.remove(f"mayfly/fn-{name}:{version}", force=True)
         docker_engine.images.remove(f"{registry}/deployed:{tag}", force=True)
-    images = {image.id for image in docker_engine.images.list()}
     done = command("deploy")
     assert "nothing to do" in done.stderr
     assert not any(word in done.stderr for word in ("building", "pushing"))
     assert written(settings, set(names)) == records
-    assert {image.id for image in docker_engine.images.list()} <= images
+    assert [tag for name in names for tag in tags_of(docker_engine, f"mayfly/fn-{name}:")] == []
 
     # A manifest that changed is a version, without a build or a push.
     (folders[0] / "function.toml").write_text("memory = 300\n")
