@@ -441,7 +441,11 @@ async def stopped(code: str, contract: str = "python", **changes: Any) -> tuple[
         ("unix", 'sys.stdin.read(); print("half", flush=True); os.write(2, b"working"); time.sleep(600)'),
     ],
 )
-async def test_a_stop_ends_the_function_whatever_it_is_doing_and_lets_it_clean_up(contract, code):
+async def test_a_stop_ends_the_function_whatever_it_is_doing_and_lets_it_clean_up(
+    contract, code, monkeypatch
+):
+    # As long as a busy machine may need to run it: it ends when it has.
+    monkeypatch.setattr("dispatcher.invocation.GRACE_SECONDS", 30.0)
     reply, signals = await stopped(TIDY + code, contract, payload=b"x" * 6_000_000)
     assert (reply.failure, reply.result) == (CANCELLED, None)
     assert reply.log.endswith(b", tidied up")
