@@ -271,7 +271,7 @@ class Dispatcher:
         log.info("stopping", running=len(self.scheduler.running))
         # Attempts first: they need the consumer to see their outcomes counted, and the rest of it all.
         grace = self._settings.grace_seconds
-        if not await self.scheduler.drain(min(grace, HAND_OVER_SECONDS)):
+        if await self.scheduler.drain(min(grace, HAND_OVER_SECONDS)):
             # What takes longer goes on, and others have the partitions meanwhile: they count what comes of
             # it, and take nothing over that our heartbeat names.
             await self._hand_over()

@@ -81,22 +81,20 @@ class Scheduler:
                 async with asyncio.timeout(self._pause()):
                     await self._wake.wait()
 
-    async def drain(self, seconds: float) -> bool:
-        """Claim nothing more, and let what runs finish. Returns whether all of it did, in so many seconds."""
+    async def drain(self, seconds: float) -> set[asyncio.Task[None]]:
+        """Claim nothing more, and let what runs finish. Returns what did not, in so many seconds."""
         self._stopped = True
         self._wake.set()
         busy = {*self.running, *self.chores}
         if not busy:
-            return True
+            return set()
         log.info("waiting for running tasks", count=len(self.running), seconds=seconds)
         _, late = await asyncio.wait(busy, timeout=seconds)
-        return not late
+        return late
 
     async def stop(self, grace: float) -> None:
         """Claim nothing more, let what runs finish within `grace` seconds, then let go of the rest."""
-        if await self.drain(grace):
-            return
-        late = {*self.running, *self.chores}
+        late = await self.drain(grace)
         for task in late:
             task.cancel()
         if late:
