@@ -2,8 +2,8 @@
 
 import re
 import time
-from collections.abc import Callable, Iterable
-from typing import Final, NamedTuple, TypeVar
+from collections.abc import Iterable
+from typing import Final, NamedTuple
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
@@ -14,6 +14,7 @@ from mayfly.adapters.kafka import (
     FUNCTIONS_TOPIC,
     client_config,
 )
+from mayfly.adapters.kafka_offsets import Slot, insist, offsets
 from mayfly.audit.ledger import Ledger, Place
 from mayfly.errors import LogUnavailable
 from mayfly.events import decode_event, decode_record
@@ -21,15 +22,10 @@ from mayfly.function import decode_function
 from mayfly.settings import Settings
 from mayfly.task import Lane
 
-T = TypeVar("T")
-
 PATIENCE_SECONDS: Final = 15.0
 """How long the broker may be silent."""
 BATCH: Final = 1000
 _QUEUE: Final = re.compile(r"mayfly\.(.+)\.(?:high|normal|low|events|deferred)")
-
-Slot = tuple[str, int]
-"""A topic and a partition's number."""
 
 
 class _Topic(NamedTuple):
@@ -74,7 +70,7 @@ class LogReader:
             raise LogUnavailable(f"Kafka does not answer: {error.args[0].str()}") from error
 
     def _begin(self, ledger: Ledger) -> None:
-        found = _insist(lambda: self._admin.list_topics(timeout=5)).topics
+        found = insist(lambda: self._admin.list_topics(timeout=5), PATIENCE_SECONDS).topics
         for name, metadata in found.items():
             if topic := self._topic(name):
                 self._topics[name] = topic
@@ -105,15 +101,7 @@ class LogReader:
         return ends
 
     def _offsets(self, slots: Iterable[Slot], which: OffsetSpec) -> dict[Slot, int]:
-        wanted = {TopicPartition(*slot): which for slot in slots}
-        if not wanted:
-            return {}
-
-        def ask() -> dict[Slot, int]:
-            answers = self._admin.list_offsets(wanted, request_timeout=10)
-            return {(place.topic, place.partition): one.result().offset for place, one in answers.items()}
-
-        return _insist(ask)
+        return offsets(self._admin, slots, which, patience=PATIENCE_SECONDS)
 
     def _read_to(self, ends: dict[Slot, int], ledger: Ledger) -> set[str]:
         unread = {slot for slot, end in ends.items() if self._next[slot] < end}
@@ -187,18 +175,6 @@ class LogReader:
                 return None
             case _:
                 return ledger.command(place, value, topic=topic.name, offset=offset, at=at)
-
-
-def _insist(ask: Callable[[], T]) -> T:
-    """A broker that has just started, or has just made a topic, does not know of everything at once."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while True:
-        try:
-            return ask()
-        except KafkaException:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.2)
 
 
 def _bytes(value: object) -> bytes | None:

@@ -2,12 +2,14 @@
 
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
 from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 
+from mayfly.adapters import kafka_offsets
 from mayfly.adapters.kafka import (
     AUDIT_TOPIC,
     CONTROL_TOPIC,
@@ -18,6 +20,7 @@ from mayfly.adapters.kafka import (
     events_topic,
     lane_topic,
 )
+from mayfly.adapters.kafka_offsets import Slot, offsets
 from mayfly.backup.files import BackupError, Record
 from mayfly.backup.manifest import Committed
 from mayfly.errors import LogUnavailable
@@ -34,8 +37,6 @@ POLL_SECONDS: Final = 0.05
 """It waits so long for a batch that does not fill: dispatchers commit meanwhile, and twice a second."""
 _EVENTS: Final = re.compile(r"mayfly\.(.+)\.events")
 
-Slot = tuple[str, int]
-"""A topic and a partition's number."""
 Take = Callable[[Slot, Record], None]
 
 
@@ -74,15 +75,8 @@ class Source:
         return self._offsets(slots, OffsetSpec.latest())  # type: ignore[no-untyped-call]
 
     def _offsets(self, slots: Iterable[Slot], which: OffsetSpec) -> dict[Slot, int]:
-        wanted = {TopicPartition(*slot): which for slot in slots}
-        if not wanted:
-            return {}
-
-        def ask() -> dict[Slot, int]:
-            answers = self._admin.list_offsets(wanted, request_timeout=10)
-            return {(place.topic, place.partition): one.result().offset for place, one in answers.items()}
-
-        return insist(ask)
+        with told():
+            return offsets(self._admin, slots, which, patience=PATIENCE_SECONDS)
 
     def checkpoints(self, queue: str) -> tuple[Committed | None, ...]:
         """What the queue's dispatchers have committed, by partition."""
@@ -145,13 +139,15 @@ class Source:
 
 
 def insist(ask: Callable[[], T]) -> T:
-    """A broker that has just started, or has just made a topic, does not know of everything at once. Raises
-    `LogUnavailable`."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while True:
-        try:
-            return ask()
-        except KafkaException as error:
-            if time.monotonic() > deadline:
-                raise LogUnavailable(f"Kafka does not do its part: {error.args[0].str()}") from error
-            time.sleep(0.2)
+    """As `kafka_offsets` does. Raises `LogUnavailable`."""
+    with told():
+        return kafka_offsets.insist(ask, PATIENCE_SECONDS)
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """Raises `LogUnavailable` for what Kafka does not do."""
+    try:
+        yield
+    except KafkaException as error:
+        raise LogUnavailable(f"Kafka does not do its part: {error.args[0].str()}") from error

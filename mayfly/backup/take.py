@@ -22,9 +22,10 @@ from mayfly.adapters.kafka import (
     lane_topic,
     webhooks_topic,
 )
+from mayfly.adapters.kafka_offsets import Slot
 from mayfly.backup.files import BackupError, Record, RecordFiles
 from mayfly.backup.manifest import Committed, Span
-from mayfly.backup.source import Slot, Source
+from mayfly.backup.source import Source
 from mayfly.task import LAST_OFFSET, NO_FENCE, Lane
 
 ROUNDS: Final = 200

@@ -35,9 +35,10 @@ from mayfly.adapters.kafka import (
     events_topic,
     lane_topic,
 )
+from mayfly.adapters.kafka_offsets import offsets
 from mayfly.backup.files import BackupError, Record
 from mayfly.backup.manifest import Committed, Manifest, Span
-from mayfly.backup.source import insist
+from mayfly.backup.source import PATIENCE_SECONDS, insist, told
 from mayfly.errors import LogUnavailable
 from mayfly.settings import Settings
 from mayfly.task import Lane, MalformedCommand, decode_envelope, encode
@@ -177,13 +178,10 @@ class Target:
 
     def _ends(self, topic: str, count: int, *, first: int = 0) -> list[int]:
         latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
-        places = [TopicPartition(topic, number) for number in range(first, first + count)]
-
-        def ask() -> list[int]:
-            answers = self._admin.list_offsets(dict.fromkeys(places, latest), request_timeout=10)
-            return [answers[place].result().offset for place in places]
-
-        return insist(ask)
+        slots = [(topic, number) for number in range(first, first + count)]
+        with told():
+            found = offsets(self._admin, slots, latest, patience=PATIENCE_SECONDS)
+        return [found[slot] for slot in slots]
 
     def _set(self, topics: Iterable[str], timestamps: str) -> None:
         resources = [

@@ -1,0 +1,40 @@
+"""Where partitions begin and end, asked of a broker that may have just started."""
+
+import time
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+from confluent_kafka import KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
+
+T = TypeVar("T")
+Slot = tuple[str, int]
+"""A topic and a partition's number."""
+
+
+def offsets(
+    admin: AdminClient, slots: Iterable[Slot], which: OffsetSpec, *, patience: float
+) -> dict[Slot, int]:
+    """Of each partition the offset that is asked for. Raises `KafkaException`."""
+    wanted = {TopicPartition(*slot): which for slot in slots}
+    if not wanted:
+        return {}
+
+    def ask() -> dict[Slot, int]:
+        answers = admin.list_offsets(wanted, request_timeout=10)
+        return {(place.topic, place.partition): one.result().offset for place, one in answers.items()}
+
+    return insist(ask, patience)
+
+
+def insist(ask: Callable[[], T], patience: float) -> T:
+    """Asks again for `patience` seconds: a broker that has just started, or has just made a topic, does not
+    know of everything at once. Raises `KafkaException`."""
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            return ask()
+        except KafkaException:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
