@@ -213,7 +213,8 @@ class Projector:
     async def run(self) -> None:
         while True:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), INTERVAL_SECONDS)
+                async with asyncio.timeout(INTERVAL_SECONDS):
+                    await self._wake.wait()
             self._wake.clear()
             try:
                 await self.flush()

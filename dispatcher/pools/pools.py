@@ -128,7 +128,8 @@ class Pools:
             self.fill()
             rests = any(pool.rests(self._clock()) for pool in self._changed)
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), REST_SECONDS if rests else INTERVAL_SECONDS)
+                async with asyncio.timeout(REST_SECONDS if rests else INTERVAL_SECONDS):
+                    await self._wake.wait()
 
     async def close(self) -> None:
         """Remove every sandbox that waits, and what they stand on: no task runs any more."""

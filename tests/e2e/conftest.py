@@ -43,10 +43,14 @@ def handler(event, context):
 """
 
 
-def eventually(condition: Callable[[], bool], what: str, seconds: float = PATIENCE) -> None:
+def eventually(
+    condition: Callable[[], bool], what: str, seconds: float = PATIENCE, *, told: Path | None = None
+) -> None:
+    """`told`: a log that may say why not."""
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
+        late = time.monotonic() >= deadline
+        assert not late, f"not within {seconds:g} s: {what}\n{told.read_text()[-4000:] if told else ''}"
         time.sleep(0.05)
 
 
@@ -76,8 +80,9 @@ class Service:
     def signal(self, which: signal.Signals) -> None:
         self.process.send_signal(which)
 
-    def exit_code(self, seconds: float = 60) -> int:
-        return self.process.wait(seconds)
+    def exit_code(self) -> int:
+        eventually(lambda: self.process.poll() is not None, "it ends", told=self.log)
+        return self.process.returncode
 
 
 @dataclass

@@ -345,3 +345,17 @@ async def test_a_rebuild_that_breaks_is_made_again(world: World, monkeypatch: py
     world.finish()
     await world.until_rebuilt()
     assert world.rebuilds == 2
+
+
+async def test_it_ends_when_told_although_there_is_news_in_that_moment(world: World) -> None:
+    running = asyncio.create_task(world.projector.run())
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        while not world.redis.there:
+            await asyncio.sleep(0)
+    # It waits for news by now: all that it had is written, and nothing there holds its answers back.
+    for _ in range(100):
+        await asyncio.sleep(0)
+    world.projector.log("t0", 0, "a line")
+    running.cancel()
+    await asyncio.wait({running}, timeout=DEADLINE_SECONDS)
+    assert running.cancelled()

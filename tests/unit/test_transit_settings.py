@@ -97,8 +97,10 @@ def test_every_client_of_kafkas_is_told_where_it_is_in_one_place() -> None:
     naming = [path.name for path in sources if "bootstrap.servers" in path.read_text()]
     assert naming == ["kafka.py"]
     clients = [path for path in sources if "confluent_kafka" in path.read_text()]
-    # The dispatcher's consumer is given what its composition root has from there.
-    assert {path.name for path in clients if "client_config(" not in path.read_text()} == {"consumer.py"}
+    # The dispatcher's consumer is given what its composition root has from there, and offsets are asked of a
+    # client that is given.
+    given = {path.name for path in clients if "client_config(" not in path.read_text()}
+    assert given == {"consumer.py", "kafka_offsets.py"}
 
 
 # --- MSK
