@@ -30,6 +30,9 @@ from mayfly.settings import Settings
 from mayfly.task import Lane
 
 log = logging.getLogger(__name__)
+chatter = logging.getLogger("mayfly.kafka")
+# Where no log is kept, as in a command, nobody wants to know how librdkafka waits for a broker that starts.
+chatter.addHandler(logging.NullHandler())
 
 FUNCTIONS_TOPIC: Final = "mayfly.functions"
 DEAD_LETTER_TOPIC: Final = "mayfly.dead-letter"
@@ -75,7 +78,7 @@ def client_config(settings: Settings, **more: Any) -> dict[str, Any]:
     stderr."""
     return {
         "bootstrap.servers": settings.kafka,
-        "logger": logging.getLogger("mayfly.kafka"),
+        "logger": chatter,
         # A broker that restarts should be found again in a second, not in ten.
         "reconnect.backoff.max.ms": 1000,
         **_security(settings),

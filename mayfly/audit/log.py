@@ -132,9 +132,10 @@ class LogReader:
                     if error.code() != KafkaError._PARTITION_EOF:
                         continue
                     # Compaction may have taken the last records: the end itself is then all that is seen.
-                    self._next[slot] = max(self._next[slot], offset)
+                    # What came since lies before it, and is for the next reading.
+                    self._next[slot] = max(self._next[slot], min(offset, ends[slot]))
                 elif message.key() == FILLER:
-                    self._next[slot] = max(self._next[slot], offset + 1)
+                    self._next[slot] = max(self._next[slot], min(offset + 1, ends[slot]))
                 elif self._next[slot] <= offset < ends[slot]:
                     if task_id := self._take(ledger, self._topics[slot[0]], message):
                         met.add(task_id)
