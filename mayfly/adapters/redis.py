@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 from redis.exceptions import NoScriptError, RedisError
 
-from mayfly.adapters.redis_connection import answering, connect
+from mayfly.adapters.redis_connection import answering, connect, next_message
 from mayfly.adapters.redis_heartbeats import Heartbeats, signatures_of
 from mayfly.adapters.redis_key_uses import KeyUses
 from mayfly.adapters.redis_live import Live
@@ -380,10 +380,8 @@ class ReadModel(Reads, Heartbeats, KeyUses, Live):
         async with answering(), self._redis.pubsub() as subscription:
             await subscription.subscribe(CANCELS)
             while True:
-                message = await subscription.get_message(timeout=10)
-                if message is None:
-                    await subscription.ping()
-                elif message["type"] == "message":
+                message = await next_message(subscription)
+                if message and message["type"] == "message":
                     yield message["data"]
 
 

@@ -8,7 +8,7 @@ import json
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
-from mayfly.adapters.redis_connection import answering
+from mayfly.adapters.redis_connection import answering, next_message
 from mayfly.task import DEFAULT_TENANT
 from mayfly.view import Reservation, tenant_of
 
@@ -81,12 +81,10 @@ class Reads:
         async with answering(), self._redis.pubsub() as subscription:
             await subscription.subscribe(CHANGES)
             while True:
-                message = await subscription.get_message(timeout=10)
-                if message is None:
-                    await subscription.ping()
-                elif message["type"] == "subscribe":
+                message = await next_message(subscription)
+                if message and message["type"] == "subscribe":
                     yield "", ""
-                elif message["type"] == "message":
+                elif message and message["type"] == "message":
                     change = json.loads(message["data"])
                     yield change["taskId"], change["status"]
 
