@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Final
 
 from mayfly.errors import StackError
+from mayfly.stack import archives
 from mayfly.stack.home import cache_directory
 from mayfly.stack.packages import JAVA, MAVEN, Program, find
+from mayfly.stack.part import Part
 from mayfly.stack.process import run
 
 POMS: Final = Path(__file__).parent / "poms"
@@ -32,9 +34,11 @@ def programs(name: str) -> list[Program]:
     return [JAVA] if present(name) else [JAVA, MAVEN]
 
 
-def java(name: str, options: Sequence[str]) -> list[str]:
-    """The command that runs a class of theirs, which is to follow."""
-    return [find("java") or "java", *options, "-cp", f"{directory(name)}/*"]
+def java(name: str, options: Sequence[str], *, makes_archive: bool = False) -> list[str]:
+    """The command that runs a class of theirs, which is to follow. `makes_archive`: of a `JavaPart`."""
+    program = find("java") or "java"
+    archive = archives.using_or_making if makes_archive else archives.using
+    return [program, *options, *archive(directory(name), program), "-cp", f"{directory(name)}/*"]
 
 
 async def download(name: str, say: Callable[[str], None]) -> None:
@@ -53,6 +57,22 @@ async def download(name: str, say: Callable[[str], None]) -> None:
             tail = "\n".join(line for line in output.splitlines() if "ERROR" in line)[:1500]
             raise StackError(f"Maven could not download the jars of {name}:\n{tail}", mend=" ".join(command))
         fresh.rename(directory(name))
+
+
+class JavaPart(Part):
+    """A JVM on the jars of `pom`. Its first one writes an archive when it ends, which takes it seconds."""
+
+    pom: str
+    grace = 30.0
+
+    def programs(self) -> list[Program]:
+        return [] if self.given else programs(self.pom)
+
+    async def stop(self) -> None:
+        process = self.process
+        await super().stop()
+        if process is not None:
+            archives.keep(directory(self.pom), find("java") or "java", process.exit_code)
 
 
 @asynccontextmanager

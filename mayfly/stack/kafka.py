@@ -17,8 +17,7 @@ from mayfly.errors import StackError
 from mayfly.settings import Settings
 from mayfly.stack import jars
 from mayfly.stack.home import Home
-from mayfly.stack.packages import Program
-from mayfly.stack.part import Part, Say, listens
+from mayfly.stack.part import Say, listens
 from mayfly.stack.process import run
 
 JARS: Final = "kafka-4.3.1"
@@ -68,10 +67,10 @@ SILENT.addHandler(logging.NullHandler())
 SILENT.propagate = False
 
 
-class Kafka(Part):
+class Kafka(jars.JavaPart):
     name = "kafka"
     variable = "MAYFLY_KAFKA"
-    grace = 30.0
+    pom = JARS
 
     def __init__(self, home: Home, say: Say, given: str | None, *, usual: bool = True) -> None:
         super().__init__(home, say, given)
@@ -90,9 +89,6 @@ class Kafka(Part):
     def environment(self) -> dict[str, str]:
         return {"MAYFLY_KAFKA": self.address}
 
-    def programs(self) -> list[Program]:
-        return [] if self.given else jars.programs(JARS)
-
     async def prepare(self) -> None:
         await jars.download(JARS, self._say)
         data = self.home.directory("kafka/data")
@@ -110,7 +106,7 @@ class Kafka(Part):
 
     def command(self) -> list[str]:
         properties = str(self.home.path / "kafka" / "server.properties")
-        return [*jars.java(JARS, JVM), "kafka.Kafka", properties]
+        return [*jars.java(JARS, JVM, makes_archive=True), "kafka.Kafka", properties]
 
     async def probe(self, settings: Settings) -> None:
         if not self.given:

@@ -7,8 +7,7 @@ from mayfly.adapters.s3 import Blobs
 from mayfly.settings import Settings
 from mayfly.stack import jars
 from mayfly.stack.home import Home
-from mayfly.stack.packages import Program
-from mayfly.stack.part import Part, Say, listens
+from mayfly.stack.part import Say, listens
 
 JARS: Final = "s3proxy-3.1.0"
 JVM: Final = (
@@ -33,9 +32,10 @@ jclouds.filesystem.basedir={data}
 """
 
 
-class S3(Part):
+class S3(jars.JavaPart):
     name = "s3"
     variable = "MAYFLY_S3_ENDPOINT"
+    pom = JARS
 
     def __init__(self, home: Home, say: Say, given: str | None, *, usual: bool = True) -> None:
         super().__init__(home, say, given)
@@ -60,9 +60,6 @@ class S3(Part):
             "MAYFLY_S3_SECRET_KEY": self.home.secret("s3"),
         }
 
-    def programs(self) -> list[Program]:
-        return [] if self.given else jars.programs(JARS)
-
     async def prepare(self) -> None:
         await jars.download(JARS, self._say)
         data = self.home.directory("s3/data")
@@ -71,7 +68,7 @@ class S3(Part):
 
     def command(self) -> list[str]:
         config = str(self.home.path / "s3" / "s3proxy.conf")
-        return [*jars.java(JARS, JVM), "org.gaul.s3proxy.Main", "--properties", config]
+        return [*jars.java(JARS, JVM, makes_archive=True), "org.gaul.s3proxy.Main", "--properties", config]
 
     async def start(self, settings: Settings) -> None:
         if not self.given:

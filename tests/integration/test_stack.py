@@ -17,7 +17,7 @@ from mayfly.adapters.redis import ReadModel
 from mayfly.adapters.s3 import Blobs
 from mayfly.settings import Settings
 from mayfly.stack import running
-from mayfly.stack.home import Home, is_free
+from mayfly.stack.home import Home, cache_directory, is_free
 from mayfly.stack.process import Identity, Process, sweep
 from mayfly.stack.serve import down
 from mayfly.stack.status import states
@@ -77,7 +77,12 @@ async def test_everything_is_there_again_after_a_stop_and_a_start(start_stack: S
         redis.set("kept", "kept")
     await first.process.end(60)
 
+    # The first one has made them, unless it was killed over it.
+    archives = {name: [*(cache_directory() / "jars").glob(f"{name}*.jsa")] for name in ("kafka", "s3")}
     second = start_stack("parts").until_up()
+    for name, found in archives.items():
+        mapped = Path(f"/proc/{second.part(name).pid}/maps").read_text()
+        assert all(str(archive) in mapped for archive in found), f"{name} starts from its archive"
     assert second.environment == first.environment
     log = Log(settings)
     await log.start()
