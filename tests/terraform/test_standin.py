@@ -1,13 +1,12 @@
 """The stand-in for the AWS provider: that it would say so if the code were wrong."""
 
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from tests.terraform import tools
 from tests.terraform.schema import recover
-from tests.terraform.tools import Missing, Terraform
+from tests.terraform.tools import Missing
 
 CONFIGURATION = """\
 terraform {
@@ -35,28 +34,25 @@ resource "aws_ecr_repository" "this" {
 Judge = Callable[[str, str], str]
 
 
-@pytest.fixture
-def judge(tmp_path: Path) -> Judge:
+@pytest.fixture(scope="module")
+def judge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Judge]:
     """What `terraform validate` has against the configuration with one thing in it changed, or nothing."""
-    file = tmp_path / "main.tf"
+    file = tmp_path_factory.mktemp("judged") / "main.tf"
     file.write_text(CONFIGURATION)
 
     def judged(old: str, new: str) -> str:
         assert old in CONFIGURATION
         file.write_text(CONFIGURATION.replace(old, new))
-        try:
-            with tools.terraform(tmp_path) as terraform:
-                return _judged(terraform, tmp_path)
-        except Missing as reason:
-            pytest.skip(f"Terraform's code is not tested: {reason}")
+        done = terraform.run(file.parent, "validate", "-no-color")
+        return "" if done.returncode == 0 else done.stderr
 
-    return judged
-
-
-def _judged(terraform: Terraform, folder: Path) -> str:
-    terraform.succeed(folder, "init")
-    done = terraform.run(folder, "validate", "-no-color")
-    return "" if done.returncode == 0 else done.stderr
+    try:
+        # One for all: what it knows is read from a package of 37 MB.
+        with tools.terraform(file.parent) as terraform:
+            terraform.succeed(file.parent, "init")
+            yield judged
+    except Missing as reason:
+        pytest.skip(f"Terraform's code is not tested: {reason}")
 
 
 def test_what_is_right_is_taken(judge: Judge) -> None:
