@@ -14,7 +14,6 @@ from typing import Any, Final
 
 import msgspec
 import redis
-from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
 from benchmarks.contenders.base import Unavailable
@@ -22,6 +21,7 @@ from benchmarks.posting import Connection, request
 from benchmarks.stage import Program, Stack, own_stack, resident_mib
 from mayfly.adapters.kafka import Log, client_config, ensure_topics, lane_topic
 from mayfly.adapters.kafka_catalog import Catalog, publish
+from mayfly.adapters.kafka_offsets import offsets
 from mayfly.adapters.s3 import Blobs
 from mayfly.function import Limits
 from mayfly.manifest import EXPECTED
@@ -35,6 +35,8 @@ from mayfly.task import Lane
 ISOLATIONS: Final = ("container", "fork", "warm")
 PARKED: Final = "bench-parked"
 """A function, and its queue, that nobody serves."""
+LEADER_SECONDS: Final = 10.0
+"""How long a topic that was just made may take until its partitions are served."""
 READY: Final = "warm_pool = 4\n" if "warm_pool" in EXPECTED else ""
 """Containers that `bench-container` keeps armed, where that can be said; the others keep what they do by
 themselves."""
@@ -121,9 +123,9 @@ class Arena:
         """How many were appended to its lane `normal`."""
         admin = AdminClient(client_config(self.settings))
         topic, latest = lane_topic(queue, Lane.NORMAL), OffsetSpec.latest()  # type: ignore[no-untyped-call]
-        places = [TopicPartition(topic, number) for number in range(self.settings.partitions)]
-        asked = admin.list_offsets(dict.fromkeys(places, latest))
-        return sum(answer.result(10).offset for answer in asked.values())
+        slots = [(topic, number) for number in range(self.settings.partitions)]
+        # The topic may have been made just now, and have no leaders yet.
+        return sum(offsets(admin, slots, latest, patience=LEADER_SECONDS).values())
 
     def completed(self) -> int:
         """Tasks with that status in Redis. Raises `Unavailable` once one has failed."""
