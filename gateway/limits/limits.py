@@ -114,7 +114,8 @@ class Limits:
         if submits:
             admission = self._submission(scope, caller, now, held)
             scope[_ADMISSION] = admission
-        _tell(scope, tightest(held))
+        if held:
+            _tell(scope, tightest(held))
         return admission
 
     def caller(self, principal: Principal) -> Caller:
@@ -237,6 +238,18 @@ class Limits:
 
 class Admission:
     """A request that may bring tasks, from its head to its answer."""
+
+    __slots__ = (
+        "_caller",
+        "_closed",
+        "_daily",
+        "_gauges",
+        "_held",
+        "_left",
+        "_limits",
+        "_scope",
+        "_tasks",
+    )
 
     def __init__(
         self,

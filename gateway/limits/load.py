@@ -1,8 +1,6 @@
 """What this gateway has under way: beyond it, tasks are refused before anything breaks."""
 
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from types import TracebackType
 from typing import Final
 
 from gateway.errors import Problem
@@ -27,8 +25,8 @@ class Load:
         self._bodies_each = int(bodies * share)
         self.appending = 0
         self.held = 0
-        self._appending_of: Counter[str] = Counter()
-        self._held_of: Counter[str] = Counter()
+        self._appending_of: dict[str, int] = {}
+        self._held_of: dict[str, int] = {}
 
     def check(self, tenant: str) -> None:
         """Raises `Problem` while there is no room for another task."""
@@ -36,41 +34,62 @@ class Load:
             raise overloaded("The log takes less than is sent")
         if self.held >= self._bodies:
             raise overloaded("The memory for tasks that are being received is used up")
-        if self._appending_of[tenant] >= self._most_each:
+        if self._appending_of.get(tenant, 0) >= self._most_each:
             raise _too_many("too many tasks on their way to the log")
 
-    @contextmanager
-    def append(self, tenant: str) -> Iterator[None]:
+    def append(self, tenant: str) -> "_Appending":
         """While a task is on its way to the log. Raises `Problem`."""
         if self.appending >= self._most:
             raise overloaded("The log takes less than is sent")
-        if self._appending_of[tenant] >= self._most_each:
+        own = self._appending_of.get(tenant, 0)
+        if own >= self._most_each:
             raise _too_many("too many tasks on their way to the log")
         self.appending += 1
-        self._appending_of[tenant] += 1
-        try:
-            yield
-        finally:
-            self.appending -= 1
-            _give_back(self._appending_of, tenant, 1)
+        self._appending_of[tenant] = own + 1
+        return _Appending(self, tenant)
+
+    def appended(self, tenant: str) -> None:
+        """A task has arrived, or will not."""
+        self.appending -= 1
+        _give_back(self._appending_of, tenant, 1)
 
     def hold(self, tenant: str, size: int) -> None:
         """So many bytes more are in memory, until they are let `go`. Raises `Problem`: they are not, then."""
         if self.held + size > self._bodies:
             raise overloaded("The memory for tasks that are being received is used up")
-        if self._held_of[tenant] + size > self._bodies_each:
+        own = self._held_of.get(tenant, 0) + size
+        if own > self._bodies_each:
             raise _too_many("too many bytes that are being received")
         self.held += size
-        self._held_of[tenant] += size
+        self._held_of[tenant] = own
 
     def go(self, tenant: str, size: int) -> None:
-        self.held -= size
-        _give_back(self._held_of, tenant, size)
+        if size:
+            self.held -= size
+            _give_back(self._held_of, tenant, size)
 
 
-def _give_back(of: Counter[str], tenant: str, size: int) -> None:
-    of[tenant] -= size
-    if not of[tenant]:
+class _Appending:
+    """A task on its way. A class, since a generator costs several times as much for every task."""
+
+    __slots__ = ("_load", "_tenant")
+
+    def __init__(self, load: Load, tenant: str) -> None:
+        self._load = load
+        self._tenant = tenant
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._load.appended(self._tenant)
+
+
+def _give_back(of: dict[str, int], tenant: str, size: int) -> None:
+    if left := of[tenant] - size:
+        of[tenant] = left
+    else:
         del of[tenant]
 
 
