@@ -3,17 +3,19 @@
 import logging
 import time
 import uuid
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.metrics_core import CounterMetricFamily
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client.metrics_core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from gateway.durations import Durations
 from gateway.errors import Problem
 from gateway.scope import ANSWER_HEADERS, REQUEST_ID
 
@@ -22,80 +24,71 @@ log = logging.getLogger(__name__)
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _CLIENT_GONE: Final = 499
 """nginx's code for a client that went before it had its answer; seen in metrics only."""
-_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
 
-class Metrics:
-    """The gateway's own registry, so that two gateways in one process do not share numbers."""
+class Metrics(Collector):
+    """The gateway's own registry, so that two gateways in one process do not share numbers. What is counted
+    for every request are plain numbers of the event loop's, which become metrics when they are asked for."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
-        self._requests = Counter(
-            "mayfly_gateway_requests",
-            "Requests, by route, method and status code",
-            ["route", "method", "code"],
-            registry=self.registry,
-        )
-        self._request_seconds = Histogram(
-            "mayfly_gateway_request_seconds",
-            "From a request's head to its answer's last byte",
-            ["route", "method"],
-            buckets=_SECONDS,
-            registry=self.registry,
-        )
-        self._accepted = Counter(
-            "mayfly_gateway_tasks_accepted",
-            "Tasks that the log has acknowledged",
-            ["function"],
-            registry=self.registry,
-        )
-        self.produce_seconds = Histogram(
-            "mayfly_gateway_produce_seconds",
-            "From handing a command to the producer to its acknowledgement",
-            buckets=_SECONDS,
-            registry=self.registry,
-        )
-
-        # To look a label's child up takes longer than to count on it.
-        self._answers: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
-        self._acceptances: dict[str, Counter] = {}
+        self.registry.register(self)
+        self._answers: dict[tuple[str, str, int], int] = defaultdict(int)
+        self._request_seconds: dict[tuple[str, str], Durations] = defaultdict(Durations)
+        self._accepted: dict[str, int] = defaultdict(int)
+        self._refused: Callable[[], int] = int
+        self.produce_seconds = Durations()
 
     def answered(self, route: str, method: str, code: int, seconds: float) -> None:
-        key = route, method, code
-        if (found := self._answers.get(key)) is None:
-            found = (
-                self._requests.labels(route, method, str(code)),
-                self._request_seconds.labels(route, method),
-            )
-            self._answers[key] = found
-        found[0].inc()
-        found[1].observe(seconds)
+        self._answers[route, method, code] += 1
+        self._request_seconds[route, method].add(seconds)
 
     def accepted(self, function: str) -> None:
         """The log has acknowledged a task of that function."""
-        if (found := self._acceptances.get(function)) is None:
-            found = self._acceptances[function] = self._accepted.labels(function)
-        found.inc()
+        self._accepted[function] += 1
 
     def refuses(self, count: Callable[[], int]) -> None:
         """`count`: requests so far that were refused before anybody looked at them."""
-        self.registry.register(_Refused(count))
+        self._refused = count
 
-    async def get(self, _request: Request) -> Response:
-        return Response(generate_latest(self.registry), media_type=CONTENT_TYPE_LATEST)
-
-
-class _Refused(Collector):
-    def __init__(self, count: Callable[[], int]) -> None:
-        self._count = count
-
-    def collect(self) -> Iterator[CounterMetricFamily]:
+    def collect(self) -> Iterator[Metric]:
+        requests = CounterMetricFamily(
+            "mayfly_gateway_requests",
+            "Requests, by route, method and status code",
+            labels=["route", "method", "code"],
+        )
+        for (route, method, code), count in list(self._answers.items()):
+            requests.add_metric([route, method, str(code)], count)
+        yield requests
+        took = HistogramMetricFamily(
+            "mayfly_gateway_request_seconds",
+            "From a request's head to its answer's last byte",
+            labels=["route", "method"],
+        )
+        for labels, durations in list(self._request_seconds.items()):
+            took.add_metric(labels, durations.buckets(), durations.total)
+        yield took
+        accepted = CounterMetricFamily(
+            "mayfly_gateway_tasks_accepted", "Tasks that the log has acknowledged", labels=["function"]
+        )
+        for function, count in list(self._accepted.items()):
+            accepted.add_metric([function], count)
+        yield accepted
+        yield HistogramMetricFamily(
+            "mayfly_gateway_produce_seconds",
+            "From handing a command to the producer to its acknowledgement",
+            buckets=self.produce_seconds.buckets(),
+            sum_value=self.produce_seconds.total,
+        )
         yield CounterMetricFamily(
             "mayfly_gateway_requests_refused",
             "Requests that were refused unread, because there was too much to do",
-            self._count(),
+            self._refused(),
         )
+
+    async def get(self, _request: Request) -> Response:
+        return Response(generate_latest(self.registry), media_type=CONTENT_TYPE_LATEST)
 
 
 class Observer:
