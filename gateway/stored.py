@@ -1,7 +1,6 @@
 """Inputs that the store has before there is the task: an upload, or the payload of another task."""
 
 import re
-from dataclasses import replace
 from typing import Final
 
 import msgspec
@@ -34,7 +33,8 @@ class StoredInputs:
             found = await self._blobs.describe(key)
         except BlobNotFound as error:
             raise self._unknown(submission.upload) from error
-        return replace(submission, stored=_ref(key, found), content_type=found.content_type or BYTES)
+        content_type = found.content_type or BYTES
+        return msgspec.structs.replace(submission, stored=_ref(key, found), content_type=content_type)
 
     async def copy(self, submission: Submission, task_id: str) -> BlobRef:
         """The task's own copy, which nobody can write to, and which is kept as long as the task is.

@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -41,8 +40,7 @@ _FAULTS: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Submission:
+class Submission(msgspec.Struct, frozen=True):
     """A task as it was sent. `payload` is the bytes as they came, `value` what they mean if they are JSON."""
 
     task_type: str
@@ -80,7 +78,7 @@ class Submission:
         return self.content_type == JSON
 
     def in_batch(self, batch: str) -> "Submission":
-        return replace(self, batch=batch)
+        return msgspec.structs.replace(self, batch=batch)
 
     def envelope(self, task_id: str) -> Envelope:
         """All that it says, but for the payload itself, of which there is the hash."""
@@ -200,7 +198,7 @@ def _from_json(body: bytes, value: Any, tenant: str) -> Submission:
             detail = "payload and upload exclude each other: the upload's bytes are the payload."
             raise Problem("invalid_task", detail, field="upload")
         task = _task(value | {"payload": None}, "invalid_task")
-        return replace(_submission(task, b"", BYTES, tenant), upload=task.upload)
+        return msgspec.structs.replace(_submission(task, b"", BYTES, tenant), upload=task.upload)
     task = _task(value, "invalid_task")
     return _submission(task, bytes(_payload_decoder.decode(body).payload), JSON, tenant, value=task.payload)
 

@@ -6,10 +6,11 @@ or does not apply is absent. `docs/interfaces.md` documents the fields.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
+
+import msgspec
 
 from mayfly.events import Attempt, CancelRequested, Claimed, Deferred, Finished, Reason
 from mayfly.task import (
@@ -41,8 +42,7 @@ _OF_AN_ATTEMPT: Final = (
 """What the next attempt does away with."""
 
 
-@dataclass(frozen=True)
-class QueuedTask:
+class QueuedTask(msgspec.Struct, frozen=True):
     """A command as it was accepted. `created_at` is its broker's append time, milliseconds since 1970."""
 
     task_id: str
@@ -83,7 +83,7 @@ class QueuedTask:
             "createdAt": timestamp(self.created_at),
             "contentType": self.content_type,
             "payloadBytes": str(self.payload_bytes),
-            "tags": json.dumps(self.tags),
+            "tags": json.dumps(self.tags) if self.tags else "[]",
         }
         if self.tenant != DEFAULT_TENANT:
             fields["tenant"] = self.tenant
