@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from functools import lru_cache
 from typing import Final
 
 from starlette.requests import ClientDisconnect, Request
@@ -9,6 +10,7 @@ from starlette.types import Receive
 
 from gateway.errors import Problem
 from gateway.limits.limits import Admission, admission_of
+from gateway.scope import BODY_CAME
 
 BODY_SECONDS: Final = 30.0
 """The whole body arrives within this, or is refused: a slow sender holds memory and a connection."""
@@ -25,7 +27,12 @@ def media_type(request: Request) -> tuple[str, str]:
 
     Raises `Problem` where it is missing, malformed, or one that a foreign web page could send.
     """
-    header = request.headers.get("content-type", "").strip()
+    return _media_type(request.headers.get("content-type", "").strip())
+
+
+@lru_cache(maxsize=64)
+def _media_type(header: str) -> tuple[str, str]:
+    """A few types come again and again. What is refused is not remembered, so each is a short one."""
     essence = header.partition(";")[0].strip().lower()
     if essence in SAFELISTED:
         raise Problem(
@@ -57,6 +64,9 @@ async def read_body(request: Request, limit: int, *, seconds: float = BODY_SECON
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced[:20]) > limit:
         raise _too_large(limit)
+    if BODY_CAME in request.scope:
+        # Nothing is waited for: most bodies are so short that they come with the head.
+        return await _collect(request.receive, limit, admission_of(request))
     try:
         async with asyncio.timeout(seconds):
             return await _collect(request.receive, limit, admission_of(request))

@@ -20,6 +20,7 @@ from gateway.bodies import BODY_SECONDS
 from gateway.errors import Problem
 from gateway.limits.load import overloaded
 from gateway.pace import Pace
+from gateway.scope import BODY_CAME
 
 log = logging.getLogger(__name__)
 
@@ -205,6 +206,7 @@ class Connection(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         if not self._refused:
             super().on_message_complete()
+            self.scope[BODY_CAME] = True  # type: ignore[typeddict-unknown-key]
         self._head = 0
         self._body_since = None
         self._settle()
