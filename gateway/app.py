@@ -14,7 +14,9 @@ from typing import Any, Final
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.routing import BaseRoute
+from starlette.types import ASGIApp
 
 from gateway import audit, aws_errors
 from gateway.acceptance import Acceptance
@@ -237,7 +239,7 @@ class Gateway:
                 await self._audit.close()
                 await stop()
 
-        app = Starlette(
+        app = _App(
             routes=self.routes(),
             middleware=[
                 Middleware(Observer, metrics=self.metrics),
@@ -259,6 +261,15 @@ class Gateway:
     async def _catalog_ready(self) -> None:
         if not self._parts.catalog_is_read():
             raise LogUnavailable("the functions have not been read from the log yet")
+
+
+class _App(Starlette):
+    def build_middleware_stack(self) -> ASGIApp:
+        """Without Starlette's outermost, which would answer for what nobody caught: `Observer` does."""
+        app: ASGIApp = ExceptionMiddleware(self.router, handlers=self.exception_handlers)
+        for one, positional, named in reversed(self.user_middleware):
+            app = one(app, *positional, **named)
+        return app
 
 
 def _tokens(settings: Settings) -> Tokens | None:
