@@ -6,20 +6,21 @@ header all the same, and not the query, which stands in the logs of whatever pas
 Where nobody is asked (`MAYFLY_AUTH` is off, which is for loopback alone), everybody is `ANYONE`.
 """
 
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from http import HTTPStatus
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 from starlette.routing import Route, WebSocketRoute
+from starlette.types import Receive, Send
 from starlette.types import Scope as Asgi
 from starlette.websockets import WebSocket
 
 from gateway.errors import Problem
 from gateway.limits.limits import Limits
 from gateway.ports import Book
+from gateway.recognised import Recognised
 from gateway.times import now
 from mayfly.identity import keys
 from mayfly.identity.keys import ApiKey, Credential
@@ -58,6 +59,7 @@ class Access:
             admin_key.id, admin_key.sha256, DEFAULT_TENANT, (Scope.ADMIN,), 0, name="MAYFLY_ADMIN_KEY"
         )
         self._book = book
+        self._recognised = Recognised(self.find)
         self._is_read = is_read
         self._tokens = tokens
         self.used: dict[str, int] = {}
@@ -90,12 +92,14 @@ class Access:
             given += _offered(scope)
         if not given:
             raise unauthenticated("Send a key or a token: Authorization: Bearer ...")
+        if len(given) == 1 and (known := self._recognised.find(given[0])) is not None:
+            return self._good(*known)
         text = given[0].decode("latin-1")
         if len(given) > 1 or text[: len(_BEARER)].lower() != _BEARER:
             raise unauthenticated("There is to be one Authorization header: Bearer, and a key or a token.")
         credential = text[len(_BEARER) :].strip()
         if (key := keys.parse(credential)) is not None:
-            return self._by_key(key)
+            return self._by_key(given[0], key)
         if self._tokens is None:
             raise unauthenticated("The credential is no API key, and tokens are not taken here.")
         try:
@@ -104,9 +108,13 @@ class Access:
             raise unauthenticated(f"The credential is refused: {error}.") from None
         return self._by_user(principal) if principal.subject.startswith(_USER) else principal
 
-    def _by_key(self, credential: Credential) -> Principal:
+    def _by_key(self, header: bytes, credential: Credential) -> Principal:
         key = self.find(credential.id)
-        return self.holder(key if credential.fits(key) else None)
+        fits = credential.fits(key)
+        principal = self.holder(key if fits else None)
+        if key is not None and fits:
+            self._recognised.keep(header, key, principal)
+        return principal
 
     def find(self, key_id: str) -> ApiKey | None:
         own = self._admin_key
@@ -118,11 +126,15 @@ class Access:
             if not self._is_read():
                 raise Problem("catalog_unavailable", "The keys are still being read; try again in a moment.")
             raise unauthenticated("The key is not known.")
+        return self._good(key, key.principal)
+
+    def _good(self, key: ApiKey, principal: Principal) -> Principal:
+        """That one, unless its key is over."""
         at = now()
         if refusal := key.refusal(at):
             raise unauthenticated(f"The credential is refused: {refusal}.")
         self.used[key.id] = at
-        return key.principal
+        return principal
 
     def _by_user(self, principal: Principal) -> Principal:
         """A user's token is good while the user is, with the password that it was given for."""
@@ -157,7 +169,6 @@ class Guarded(Route):
         needs: Scope | None,
         access: Admission,
         limits: Limits,
-        **options: Any,
     ) -> None:
         self.needs = needs
         submits = needs is Scope.SUBMIT and method == "POST"
@@ -165,7 +176,7 @@ class Guarded(Route):
         async def guarded(request: Request) -> Response:
             if needs is None:
                 return await endpoint(request)
-            with _refusals_noted(request, access):
+            try:
                 principal = await access.admit_request(request, needs)
                 admission = limits.admit(request.scope, principal, submits=submits)
                 if admission is None:
@@ -176,9 +187,18 @@ class Guarded(Route):
                     accepted = answer.status_code < HTTPStatus.MULTIPLE_CHOICES
                 finally:
                     admission.close(accepted=accepted)
-                return answer
+            except Problem as problem:
+                _note_refusal(request, access, problem)
+                raise
+            return answer
 
-        super().__init__(path, guarded, methods=[method], name=path, **options)
+        async def app(scope: Asgi, receive: Receive, send: Send) -> None:
+            answer = await guarded(Request(scope, receive, send))
+            await answer(scope, receive, send)
+
+        super().__init__(path, guarded, methods=[method], name=path)
+        # Starlette's own handles exceptions, as its middleware around all routes does once more.
+        self.app = app
 
 
 class GuardedSocket(WebSocketRoute):
@@ -190,21 +210,19 @@ class GuardedSocket(WebSocketRoute):
         self.needs = needs
 
         async def guarded(socket: WebSocket) -> None:
-            with _refusals_noted(socket, access):
+            try:
                 limits.admit(socket.scope, access.admit(socket.scope, needs), submits=False)
                 await endpoint(socket)
+            except Problem as problem:
+                _note_refusal(socket, access, problem)
+                raise
 
         super().__init__(path, guarded, name=path)
 
 
-@contextmanager
-def _refusals_noted(connection: HTTPConnection, access: Admission) -> Iterator[None]:
-    try:
-        yield
-    except Problem as problem:
-        if problem.code in _REFUSALS:
-            access.on_refused(connection, problem.detail)
-        raise
+def _note_refusal(connection: HTTPConnection, access: Admission, problem: Problem) -> None:
+    if problem.code in _REFUSALS:
+        access.on_refused(connection, problem.detail)
 
 
 def _offered(scope: Asgi) -> list[bytes]:

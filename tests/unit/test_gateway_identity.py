@@ -6,11 +6,13 @@ from typing import Any
 
 import httpx
 import jwt
+import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from gateway_world import World, check_problem
 from socket_world import Socket
 
+from gateway import recognised
 from gateway.access import Guarded, GuardedSocket
 from mayfly.identity.keys import ApiKey, Credential, new_credential
 from mayfly.identity.principal import Scope
@@ -290,3 +292,43 @@ async def test_where_nobody_is_asked_everybody_may_everything() -> None:
     world = World()
     for _, path in (("GET", "/tasks"), ("GET", "/workers"), ("GET", "/keys")):
         assert (await world.http.get(path)).status_code == 200
+
+
+async def test_a_key_that_was_good_a_moment_ago_is_refused_once_it_is_revoked_expired_or_gone() -> None:
+    world = a_world()
+    shown = bearer(key(world, Scope.READ))
+    key_id = shown["authorization"].removeprefix("Bearer mf_").partition(".")[0]
+    stored = world.control.book.keys[key_id]
+    ends: list[dict[str, ApiKey]] = [
+        {key_id: msgspec.structs.replace(stored, revoked_at=1)},
+        {key_id: msgspec.structs.replace(stored, expires_at=1)},
+        {},
+    ]
+    for keys in ends:
+        world.control.book.keys = {key_id: stored}
+        for _ in range(2):
+            assert (await world.http.get("/tasks", headers=shown)).status_code == 200
+        world.control.book.keys = keys
+        check_problem(await world.http.get("/tasks", headers=shown), 401, "unauthenticated", None)
+
+
+async def test_a_key_that_was_good_a_moment_ago_is_refused_when_its_time_is_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = a_world()
+    clock = [1000]
+    monkeypatch.setattr("gateway.access.now", lambda: clock[0])
+    shown = bearer(key(world, Scope.READ, expires_at=2000))
+    assert (await world.http.get("/tasks", headers=shown)).status_code == 200
+    clock[0] = 2000
+    check_problem(await world.http.get("/tasks", headers=shown), 401, "unauthenticated", None)
+
+
+def test_of_many_headers_that_were_right_only_so_many_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recognised, "REMEMBERED", 2)
+    stored = ApiKey("0" * 16, "", "acme", (Scope.READ,), 0)
+    known = recognised.Recognised(lambda key_id: stored)
+    for header in (b"a", b"b", b"c"):
+        known.keep(header, stored, stored.principal)
+    assert [known.find(header) for header in (b"a", b"b")] == [None, None]
+    assert known.find(b"c") == (stored, stored.principal)
