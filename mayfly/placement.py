@@ -4,6 +4,7 @@ A limit is counted by partitions, each by its one owner: the tasks of a limited 
 as many partitions as the limit allows, and each of those has its share of it.
 """
 
+import struct
 from typing import Final, NamedTuple
 
 from mayfly.task import DEFAULT_TENANT, Envelope
@@ -69,8 +70,8 @@ def murmur2(data: bytes) -> int:
     length = len(data)
     h = (_SEED ^ length) & _MASK
     whole = length & ~3
-    for at in range(0, whole, 4):
-        k = int.from_bytes(data[at : at + 4], "little") * _M & _MASK
+    for word in struct.unpack_from(f"<{length >> 2}I", data):
+        k = word * _M & _MASK
         k = (k ^ k >> 24) * _M & _MASK
         h = (h * _M & _MASK) ^ k
     if length > whole:
