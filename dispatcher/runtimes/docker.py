@@ -1,13 +1,11 @@
 """The runtime `docker`: a container per sandbox, through the Docker Engine API.
 
-The SDK blocks, so it runs in threads of its own; a container's streams do not: their connection is handed to
-the event loop. Per sandbox the engine is asked to create, attach, start and remove; what a failed one's exit
-code was, it is asked besides.
+Per sandbox the engine is asked to create, attach, start and remove, and what a failed one's exit code was: on
+the event loop, by `containers`. All else is the SDK's, which blocks and runs in threads of its own.
 """
 
 import asyncio
 import contextlib
-import socket
 import threading
 import uuid
 import weakref
@@ -19,12 +17,14 @@ from typing import Any, Final, TypeVar
 
 import docker
 import requests
-from docker.errors import APIError, DockerException, ImageNotFound, NotFound
+from docker.errors import APIError, DockerException, ImageNotFound
 
 from dispatcher.runtimes.attach import Attachment
-from dispatcher.runtimes.base import Exit, SandboxSpec, is_full
+from dispatcher.runtimes.base import Exit, SandboxSpec
+from dispatcher.runtimes.containers import Containers, Gone, ImageMissing, refusal
 from dispatcher.runtimes.egress import EgressNetwork
-from dispatcher.runtimes.engine import REQUEST_SECONDS, connect, lacking
+from dispatcher.runtimes.engine import REQUEST_SECONDS, address, connect, lacking
+from dispatcher.runtimes.engine_http import EngineHttp
 from dispatcher.runtimes.hardening import HOSTS, container_config
 from dispatcher.runtimes.ownership import OwnerLock
 from mayfly.errors import ImageNotThere, RegistryUnavailable, SandboxesUnavailable, SandboxLost, StackError
@@ -88,9 +88,10 @@ class DockerRuntime:
         self._dispatcher = dispatcher
         self._lock = OwnerLock(settings.state_dir, dispatcher)
         self._max_removals = 2 * settings.slots
-        # Launches and removals at once, and what is short besides.
-        self._threads = ThreadPoolExecutor(settings.slots + self._max_removals + 4, "docker")
+        # Launches at once that have to ask for a network or an image, and what is short besides.
+        self._threads = ThreadPoolExecutor(settings.slots + 4, "docker")
         self._client: docker.APIClient | None = None
+        self._http: EngineHttp | None = None
         self._egress = EgressNetwork(settings)
         self._registry = Registry(settings.functions_repository) if settings.functions_repository else None
         self._fetching = threading.Lock()
@@ -109,6 +110,7 @@ class DockerRuntime:
     async def start(self) -> None:
         try:
             self._client = await self._in_thread(lambda: connect(self._settings))
+            self._http = EngineHttp(address(self._api), self._api.api_version, REQUEST_SECONDS)
             info = await self._in_thread(self._api.info)
         except SandboxLost as error:
             raise StackError(f"no Docker engine answers: {error}", mend="mayfly doctor") from error
@@ -138,38 +140,39 @@ class DockerRuntime:
     async def launch(self, spec: SandboxSpec) -> DockerSandbox:
         await self._removals_to_pass()
         name = f"mayfly-{uuid.uuid4().hex}"
-        made = asyncio.ensure_future(self._in_thread(lambda: self._create(name, spec)))
+        made = asyncio.create_task(self._create(name, spec))
         try:
-            # A thread cannot be stopped: what a cancelled launch still makes has to be removed.
-            connection = await asyncio.shield(made)
-            attachment = await _adopt(connection)
+            # Who cancels a launch must not cut a request off: what the engine still makes has to be removed.
+            attachment = await asyncio.shield(made)
         except asyncio.CancelledError:
             self._track_launch(asyncio.create_task(self._abandon(name, made)))
             raise
-        except (SandboxLost, OSError) as error:
+        except SandboxLost as error:
             self.discard(name)
             lost = SandboxesUnavailable if isinstance(error, SandboxesUnavailable) else SandboxLost
             raise lost(f"no sandbox for {spec.function}: {error}") from error
         self._attachments.add(attachment)
         return DockerSandbox(self, name, attachment)
 
-    def _create(self, name: str, spec: SandboxSpec) -> socket.socket:
-        """A started container's connection. Runs in a thread, as one piece."""
-        egress = self._egress.ensure(self._api) if spec.network == "egress" else None
+    async def _create(self, name: str, spec: SandboxSpec) -> Attachment:
+        """A started container's streams."""
+        egress = None
+        if spec.network == "egress":
+            egress = await self._in_thread(lambda: self._egress.ensure(self._api))
         try:
-            self._create_container(name, spec, egress)
-        except ImageNotFound as error:
-            self._fetch(spec.image, error)
-            self._create_container(name, spec, egress)
-        connection = self._attach(name)
+            await self._create_container(name, spec, egress)
+        except ImageMissing as error:
+            await self._in_thread(partial(self._fetch, spec.image, error))
+            await self._create_container(name, spec, egress)
+        attachment = await self._containers.attach(name)
         try:
-            self._api.start(name)
+            await self._containers.start(name)
         except BaseException:
-            connection.close()
+            attachment.close()
             raise
-        return connection
+        return attachment
 
-    def _fetch(self, image: str, missing: ImageNotFound) -> None:
+    def _fetch(self, image: str, missing: ImageMissing) -> None:
         """From the registry, if there is one: the image was built on another machine."""
         if self._registry is None:
             raise SandboxLost(f"the engine has no image {image}: deploy the function again") from missing
@@ -188,7 +191,7 @@ class DockerRuntime:
         except RegistryUnavailable as error:
             raise SandboxesUnavailable(str(error)) from error
 
-    def _create_container(self, name: str, spec: SandboxSpec, egress: tuple[str, str] | None) -> None:
+    async def _create_container(self, name: str, spec: SandboxSpec, egress: tuple[str, str] | None) -> None:
         labels = {
             "mayfly.dispatcher": self._dispatcher,
             "mayfly.lock": self._lock.label,
@@ -196,32 +199,27 @@ class DockerRuntime:
             "mayfly.function": spec.function,
             "mayfly.tenant": spec.tenant,
         }
-        volumes = self._volumes_of(spec.image)
+        volumes = await self._volumes_of(spec.image)
         hosts = self._hosts
         config = container_config(spec, labels=labels, volumes=volumes, hosts=hosts, egress=egress)
         try:
-            self._api.create_container_from_config(config, name)  # type: ignore[no-untyped-call]
-        except APIError as error:
-            if hosts is None or "bind source path does not exist" not in _reason(error):
+            await self._containers.create(name, config)
+        except SandboxLost as error:
+            if hosts is None or "bind source path does not exist" not in str(error):
                 raise
             # The engine sees other files than we do: its sandboxes cannot look `localhost` up.
             self._hosts = None
-            self._create_container(name, spec, egress)
+            await self._create_container(name, spec, egress)
 
-    def _attach(self, name: str) -> socket.socket:
-        """The container's raw connection. Before the start, so that nothing has been read ahead of us."""
-        stream = self._api.attach_socket(name, {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1})
-        # Taken from the SDK, whose objects would keep it open, or close it, with their own lives.
-        return socket.socket(fileno=stream._sock.detach())
-
-    def _volumes_of(self, image: str) -> tuple[str, ...]:
+    async def _volumes_of(self, image: str) -> tuple[str, ...]:
         # A tag holds the hash of what it was built from, so what was read once stays true.
         if image not in self._volumes:
-            config = self._api.inspect_image(image)["Config"]  # type: ignore[no-untyped-call]
+            inspect = partial(self._api.inspect_image, image)
+            config = (await self._in_thread(inspect))["Config"]
             self._volumes[image] = tuple(config.get("Volumes") or ())
         return self._volumes[image]
 
-    async def _abandon(self, name: str, made: "asyncio.Future[socket.socket]") -> None:
+    async def _abandon(self, name: str, made: asyncio.Task[Attachment]) -> None:
         with contextlib.suppress(SandboxLost):
             (await made).close()
         self.discard(name)
@@ -232,22 +230,18 @@ class DockerRuntime:
 
     async def kill(self, name: str, signal: str) -> None:
         """Signal a container's main process; none there is no error."""
-        with contextlib.suppress(_Gone):
-            await self._in_thread(lambda: self._api.kill(name, signal))
+        with contextlib.suppress(Gone):
+            await self._containers.kill(name, signal)
 
     async def exit(self, name: str) -> Exit:
         """How a container whose streams have ended exited."""
         try:
             async with asyncio.timeout(EXIT_SECONDS):
-                code = (await self._in_thread(lambda: self._api.wait(name)))["StatusCode"]
-                state = (await self._in_thread(lambda: self._api.inspect_container(name)))["State"]
-        except _Gone as error:
+                return await self._containers.exit(name)
+        except Gone as error:
             raise SandboxLost("the container was removed from outside") from error
         except TimeoutError as error:
             raise SandboxLost("the connection to the container was cut") from error
-        if state["Status"] not in ("exited", "dead"):
-            raise SandboxLost(f"the container was removed from outside: it is {state['Status']}")
-        return Exit(code, oom_killed=bool(state["OOMKilled"]))
 
     # --- removal, off a task's path
 
@@ -262,7 +256,7 @@ class DockerRuntime:
         tries = 0
         while True:
             try:
-                await self._in_thread(lambda: self._remove_now(name))
+                await self._containers.remove(name)
             except SandboxLost:
                 await asyncio.sleep(REMOVAL_RETRY_SECONDS[min(tries, len(REMOVAL_RETRY_SECONDS) - 1)])
                 tries += 1
@@ -271,11 +265,7 @@ class DockerRuntime:
 
     async def _remove_all(self, names: Iterable[str]) -> None:
         for name in names:
-            await self._in_thread(partial(self._remove_now, name))
-
-    def _remove_now(self, name: str) -> None:
-        with contextlib.suppress(NotFound):
-            self._api.remove_container(name, v=True, force=True)
+            await self._containers.remove(name)
 
     async def _removals_to_pass(self) -> None:
         """Launching must not outrun removing, or the engine fills with what is done for."""
@@ -315,6 +305,8 @@ class DockerRuntime:
                 await self._remove_all(container["Id"] for container in left)
             self._client.close()
             self._client = None
+        if self._http is not None:
+            self._http.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
         self._lock.release()
 
@@ -325,34 +317,19 @@ class DockerRuntime:
         assert self._client is not None, "the runtime was not started"
         return self._client
 
+    @property
+    def _containers(self) -> Containers:
+        assert self._http is not None, "the runtime was not started"
+        return Containers(self._http)
+
     async def _in_thread(self, request: Callable[[], T]) -> T:
         """Run a request off the event loop. Raises `SandboxLost` with the reason, whatever went wrong."""
         try:
             return await asyncio.get_running_loop().run_in_executor(self._threads, request)
-        except NotFound as error:
-            raise _Gone(_reason(error)) from error
         except APIError as error:
-            reason = _reason(error)
-            if is_full(reason):
-                raise SandboxesUnavailable(f"the engine's disk is full: {reason}") from error
-            # 409 also answers a signal to a container that has exited.
-            raise (_Gone if error.status_code == 409 else SandboxLost)(reason) from error
+            raise refusal(error.status_code or 0, _reason(error)) from error
         except (DockerException, requests.RequestException, OSError) as error:
             raise SandboxLost(_reason(error)) from error
-
-
-class _Gone(SandboxLost):
-    """The engine has no such container, or it no longer runs."""
-
-
-async def _adopt(connection: socket.socket) -> Attachment:
-    """Hand a container's connection to the event loop."""
-    connection.setblocking(False)
-    loop = asyncio.get_running_loop()
-    unix = connection.family == socket.AF_UNIX
-    create = loop.create_unix_connection if unix else loop.create_connection
-    _, attachment = await create(Attachment, sock=connection)
-    return attachment
 
 
 def _reason(error: Exception) -> str:

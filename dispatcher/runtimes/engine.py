@@ -2,6 +2,7 @@
 
 import os
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import docker
 from docker.errors import DockerException
@@ -10,6 +11,9 @@ from mayfly.settings import Settings
 
 REQUEST_SECONDS: Final = 60
 """How long the engine may take for one request: a cold one on a busy machine takes seconds."""
+
+
+HTTP_PORT: Final = 80
 
 
 def connect(settings: Settings) -> docker.APIClient:
@@ -21,6 +25,14 @@ def connect(settings: Settings) -> docker.APIClient:
     if not api.base_url.startswith(("http+docker://localhost", "http://")):
         raise DockerException(f"{api.base_url} is neither a Unix socket nor plain TCP")
     return api
+
+
+def address(api: docker.APIClient) -> str | tuple[str, int]:
+    """Where it listens: a Unix socket's path, or a host and a port."""
+    if api.base_url.startswith("http+docker://"):
+        return str(api._custom_adapter.socket_path)  # type: ignore[attr-defined]
+    parts = urlsplit(api.base_url)
+    return parts.hostname or "localhost", parts.port or HTTP_PORT
 
 
 def lacking(info: dict[str, Any]) -> list[str]:

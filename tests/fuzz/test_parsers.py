@@ -13,6 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dispatcher.frames import HEADER, Frame, FrameParser, Violation, frame
+from dispatcher.runtimes.engine_http import Answer, Reader
 from gateway.errors import Problem
 from gateway.items import _lines
 from mayfly.identity import keys, sigv4
@@ -257,6 +258,58 @@ async def test_lines_are_the_same_however_the_bytes_are_cut(data: bytes, at: lis
     assert len(read) == len(wanted)
     for item, line in zip(read, wanted, strict=True):
         assert item == line if len(line) <= 8 else isinstance(item, Problem)
+
+
+# --- an engine's answers ------------------------------------------------------------------------------------
+
+chunks = st.lists(st.binary(min_size=1, max_size=20), max_size=4)
+
+
+def written(status: int, parts: list[bytes], chunked: bool) -> bytes:
+    """An answer as an engine sends it."""
+    head = f"HTTP/1.1 {status} Of Some Kind\r\nApi-Version: 1.41\r\n".encode()
+    if not chunked:
+        body = b"".join(parts)
+        return head + b"Content-Length: %d\r\n\r\n" % len(body) + body
+    pieces = [b"%x\r\n%b\r\n" % (len(part), part) for part in [*parts, b""]]
+    return head + b"Transfer-Encoding: chunked\r\n\r\n" + b"".join(pieces)
+
+
+@fuzzed
+@given(st.integers(200, 203), chunks, st.booleans(), st.lists(st.integers(0, 10_000)))
+def test_an_engines_answer_is_read_however_its_bytes_are_cut(
+    status: int, parts: list[bytes], chunked: bool, at: list[int]
+) -> None:
+    reader = Reader()
+    *before, last = [reader.feed(piece) for piece in cut(written(status, parts, chunked), at) if piece]
+    assert not any(before)
+    assert last == Answer(status, b"".join(parts))
+
+
+@fuzzed
+@given(
+    st.binary()
+    | st.text("HTP/1. 20\r\n:", max_size=40).map(str.encode)
+    | st.builds(written, st.integers(100, 599), chunks, st.booleans()).flatmap(damaged),
+    st.lists(st.integers(0, 10_000)),
+)
+@example(b"HTTP/1.1 200 OK\r\nContent-Length: 9999999999\r\n\r\n", [])
+@example(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nffffffff\r\n", [])
+@example(b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 20_000, [])
+@example(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"0" * 100_000, [])
+def test_what_no_engine_says_is_refused_and_no_more_is_read_than_was_said(data: bytes, at: list[int]) -> None:
+    reader, answer = Reader(), None
+
+    def feed() -> None:
+        nonlocal answer
+        for piece in cut(data, at):
+            answer = answer or reader.feed(piece)
+
+    if refusal(feed) is None and answer is not None:
+        assert len(answer.body) + len(answer.rest) <= len(data)
+        assert str(answer.status).encode() in data
+    if len(data) > 100_000:
+        assert refusal(lambda: Reader().feed(data))
 
 
 # --- callbacks ----------------------------------------------------------------------------------------------

@@ -1,0 +1,133 @@
+"""A container's life, as requests to the Docker Engine: API reference, "Containers".
+
+Whatever goes wrong is a `SandboxLost` with the engine's own words.
+"""
+
+import asyncio
+import contextlib
+from http import HTTPStatus
+from typing import Any, Final, TypeVar
+from urllib.parse import quote
+
+import msgspec
+
+from dispatcher.runtimes.attach import Attachment
+from dispatcher.runtimes.base import Exit, is_full
+from dispatcher.runtimes.engine_http import Answer, EngineHttp
+from mayfly.errors import SandboxesUnavailable, SandboxLost
+
+T = TypeVar("T")
+
+ATTACH: Final = "attach?stream=1&stdin=1&stdout=1&stderr=1"
+IMAGE_MISSING: Final = ("no such image", "was found but does not match the specified platform")
+"""What an engine says of an image that it lacks: a network that it lacks has the same status."""
+
+
+class Gone(SandboxLost):
+    """The container no longer runs, or is being removed."""
+
+
+class Missing(Gone):
+    """The engine has no such container."""
+
+
+class ImageMissing(Missing):
+    """The engine has no such image."""
+
+
+class _Ended(msgspec.Struct):
+    StatusCode: int
+
+
+class _State(msgspec.Struct):
+    Status: str
+    OOMKilled: bool
+
+
+class _Inspected(msgspec.Struct):
+    State: _State
+
+
+class _Said(msgspec.Struct):
+    message: str
+
+
+class Containers:
+    def __init__(self, http: EngineHttp) -> None:
+        self._http = http
+
+    async def create(self, name: str, config: dict[str, Any]) -> None:
+        """`config` is the body of ContainerCreate. Raises `ImageMissing`."""
+        await self._ask("POST", f"/containers/create?name={name}", msgspec.json.encode(config))
+
+    async def attach(self, name: str) -> Attachment:
+        """The container's streams. To be had before its start, so that nothing has been read ahead of us."""
+        attachment = Attachment()
+        answer = await self._ask("POST", f"/containers/{name}/{ATTACH}", heir=attachment)
+        if answer.status != HTTPStatus.SWITCHING_PROTOCOLS:
+            raise SandboxLost(f"the engine did not hand the container's streams over: {answer.status}")
+        return attachment
+
+    async def start(self, name: str) -> None:
+        await self._ask("POST", f"/containers/{name}/start")
+
+    async def kill(self, name: str, signal: str) -> None:
+        """Raises `Gone` where there is no process."""
+        await self._ask("POST", f"/containers/{name}/kill?signal={quote(signal)}")
+
+    async def exit(self, name: str) -> Exit:
+        """Waits for the end of its process. Raises `Gone`."""
+        # An engine that is being stopped takes no new connection, and then ends its containers: how those
+        # ended says nothing of the function.
+        ended = _read(_Ended, await self._ask("POST", f"/containers/{name}/wait", anew=True))
+        state = _read(_Inspected, await self._ask("GET", f"/containers/{name}/json")).State
+        if state.Status not in ("exited", "dead"):
+            raise SandboxLost(f"the container was removed from outside: it is {state.Status}")
+        return Exit(ended.StatusCode, oom_killed=state.OOMKilled)
+
+    async def remove(self, name: str) -> None:
+        """With its volumes, whether it runs or not; none there is no error."""
+        with contextlib.suppress(Missing):
+            await self._ask("DELETE", f"/containers/{name}?v=1&force=1")
+
+    async def _ask(
+        self,
+        method: str,
+        path: str,
+        body: bytes = b"",
+        *,
+        heir: asyncio.Protocol | None = None,
+        anew: bool = False,
+    ) -> Answer:
+        try:
+            answer = await self._http.ask(method, path, body, heir=heir, anew=anew)
+        except (OSError, ValueError) as error:
+            raise SandboxLost(str(error)) from error
+        if answer.status < 400:
+            return answer
+        raise refusal(answer.status, _message(answer))
+
+
+def refusal(status: int, reason: str) -> SandboxLost:
+    """What the engine's answer with an error's status means for a sandbox."""
+    if status == HTTPStatus.NOT_FOUND:
+        lacks_image = any(said in reason.lower() for said in IMAGE_MISSING)
+        return ImageMissing(reason) if lacks_image else Missing(reason)
+    if is_full(reason):
+        return SandboxesUnavailable(f"the engine's disk is full: {reason}")
+    # 409 also answers a signal to a container that has exited.
+    return Gone(reason) if status == HTTPStatus.CONFLICT else SandboxLost(reason)
+
+
+def _read(kind: type[T], answer: Answer) -> T:
+    try:
+        return msgspec.json.decode(answer.body, type=kind)
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise SandboxLost(f"the engine's answer is not what its API says: {error}") from error
+
+
+def _message(answer: Answer) -> str:
+    try:
+        return msgspec.json.decode(answer.body, type=_Said).message
+    except (msgspec.MsgspecError, ValueError):
+        return answer.body.decode(errors="replace").strip() or f"the engine answered {answer.status}"
