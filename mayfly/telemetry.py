@@ -2,9 +2,28 @@
 
 import logging
 import sys
-from typing import Any
+from contextlib import suppress
+from functools import partial
+from typing import Any, TextIO
 
 import structlog
+
+
+class _Lines:
+    """Ours do not pass through the standard library's `logging`: a task has two lines, and there they would
+    cost it twice as much."""
+
+    def __init__(self, file: TextIO, name: str | None = None) -> None:
+        self.name = name
+        self._file = file
+
+    def msg(self, line: str) -> None:
+        """A log that cannot be written, on a disk that is full, stops nothing else."""
+        with suppress(OSError, ValueError):
+            # At once, so that lines of several threads stay whole; and that flushes it.
+            self._file.write(line + "\n")
+
+    debug = info = warning = error = critical = msg
 
 
 def configure(service: str, level: str) -> None:
@@ -17,33 +36,32 @@ def configure(service: str, level: str) -> None:
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
-        structlog.stdlib.ExtraAdder(),
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         named,
     ]
-    structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.stdlib.BoundLogger,
-        cache_logger_on_first_use=True,
-    )
+    rendered: list[structlog.typing.Processor] = [
+        # Without the frames' locals: they hold payloads and secrets.
+        structlog.processors.ExceptionRenderer(
+            structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+        ),
+        structlog.processors.JSONRenderer(),
+    ]
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
-            processors=[
-                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                # Without the frames' locals: they hold payloads and secrets.
-                structlog.processors.ExceptionRenderer(
-                    structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
-                ),
-                structlog.processors.JSONRenderer(),
-            ],
+            foreign_pre_chain=[structlog.stdlib.ExtraAdder(), *shared],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *rendered],
         )
     )
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
+    structlog.configure(
+        processors=[*shared, *rendered],
+        logger_factory=partial(_Lines, sys.stderr),
+        wrapper_class=structlog.make_filtering_bound_logger(root.level),
+        cache_logger_on_first_use=True,
+    )
     # A line per connection says nothing that ours do not.
     for chatty in ("urllib3", "docker", "botocore", "boto3", "httpx", "uvicorn.access"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
