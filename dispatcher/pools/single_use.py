@@ -1,11 +1,18 @@
 """The supply of isolation `container`: every task has a container of its own, used once."""
 
+import asyncio
+import contextlib
 import weakref
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from typing import Final
 
 from dispatcher.pools.marks import AnswerEnd, LogEnd, new_mark
 from dispatcher.runtimes.base import Exit, Runtime, Sandbox, SandboxSpec, Use
+from mayfly.errors import SandboxLost
+
+END_SECONDS: Final = 1.0
+"""For a process that has nothing left to do: an engine that is busy takes a part of it."""
 
 
 class SingleUse:
@@ -15,6 +22,7 @@ class SingleUse:
         self._runtime = runtime
         self._spec = replace(spec, task_id="", use=Use.ONCE)
         self._made: weakref.WeakSet[Once] = weakref.WeakSet()
+        self._ending: set[asyncio.Task[None]] = set()
 
     @property
     def memory_mib(self) -> int:
@@ -24,7 +32,7 @@ class SingleUse:
         mark = new_mark()
         # As `images/python/bootstrap.py` takes it; an older one ends its log with its process.
         command = ("once", mark.strip(b"\0\n").decode())
-        once = Once(await self._runtime.launch(replace(self._spec, command=command)), mark)
+        once = Once(await self._runtime.launch(replace(self._spec, command=command)), mark, self._ending)
         self._made.add(once)
         return once
 
@@ -34,6 +42,7 @@ class SingleUse:
     async def close(self) -> None:
         for once in list(self._made):
             await once.remove()
+        await asyncio.gather(*self._ending)
 
 
 class Once:
@@ -43,8 +52,10 @@ class Once:
     task has to wait for.
     """
 
-    def __init__(self, sandbox: Sandbox, mark: bytes) -> None:
+    def __init__(self, sandbox: Sandbox, mark: bytes, ending: set[asyncio.Task[None]]) -> None:
         self._sandbox = sandbox
+        self._ending = ending
+        self._removed = False
         self._stdout = _Answer(sandbox.stdout)
         self._stderr = _Log(sandbox.stderr, mark)
 
@@ -73,6 +84,21 @@ class Once:
         return await self._sandbox.wait()
 
     async def remove(self) -> None:
+        """Of one whose task is over, in the background: nobody waits for it to end."""
+        if not (self._stdout.ended and self._stderr.ended):
+            await self._sandbox.remove()
+        elif not self._removed:
+            self._removed = True
+            task = asyncio.create_task(self._let_end())
+            self._ending.add(task)
+            task.add_done_callback(self._ending.discard)
+
+    async def _let_end(self) -> None:
+        # It waits for this. What keeps it alive nevertheless is killed.
+        with contextlib.suppress(SandboxLost, TimeoutError):
+            async with asyncio.timeout(END_SECONDS):
+                await self._sandbox.close_stdin()
+                await self._sandbox.wait()
         await self._sandbox.remove()
 
 
@@ -83,6 +109,10 @@ class _Answer:
     def __init__(self, stdout: AsyncIterator[bytes]) -> None:
         self._stdout = stdout
         self._end = AnswerEnd()
+
+    @property
+    def ended(self) -> bool:
+        return self._end.found
 
     def __aiter__(self) -> "_Answer":
         return self
@@ -98,6 +128,10 @@ class _Log:
     def __init__(self, stderr: AsyncIterator[bytes], mark: bytes) -> None:
         self._stderr = stderr
         self._end = LogEnd(mark)
+
+    @property
+    def ended(self) -> bool:
+        return self._end.found
 
     def __aiter__(self) -> "_Log":
         return self

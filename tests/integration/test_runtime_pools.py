@@ -15,7 +15,7 @@ from dispatcher.invocation import Reply, invoke
 from dispatcher.pools.pool import How
 from dispatcher.pools.pools import Pools
 from dispatcher.pools.single_use import SingleUse
-from dispatcher.runtimes.base import SandboxSpec
+from dispatcher.runtimes.base import Exit, SandboxSpec
 from dispatcher.runtimes.docker import DockerRuntime
 from mayfly.function import Function
 from mayfly.settings import Settings
@@ -172,3 +172,13 @@ async def test_closed_pools_leave_no_container(sandboxes: Sandboxes, ours: Calla
     async with _running(sandboxes) as filled:
         await filled.until_armed()
     await until(lambda: not ours())
+
+
+async def test_a_container_whose_task_is_over_ends_by_itself(sandboxes: Sandboxes) -> None:
+    once = await SingleUse(sandboxes.runtime, sandboxes.spec()).make()
+    reply = await invoke(once, "python", sandboxes.request(payload=b'{"code": "result = 1"}'))
+    assert (reply.failure, reply.result) == (None, b"1")
+    await once.close_stdin()
+    async with asyncio.timeout(PATIENCE):
+        assert await once.wait() == Exit(0, oom_killed=False)
+    await once.remove()
