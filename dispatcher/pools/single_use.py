@@ -22,7 +22,6 @@ class SingleUse:
         self._runtime = runtime
         self._spec = replace(spec, task_id="", use=Use.ONCE)
         self._made: weakref.WeakSet[Once] = weakref.WeakSet()
-        self._ending: set[asyncio.Task[None]] = set()
 
     @property
     def memory_mib(self) -> int:
@@ -32,7 +31,7 @@ class SingleUse:
         mark = new_mark()
         # As `images/python/bootstrap.py` takes it; an older one ends its log with its process.
         command = ("once", mark.strip(b"\0\n").decode())
-        once = Once(await self._runtime.launch(replace(self._spec, command=command)), mark, self._ending)
+        once = Once(await self._runtime.launch(replace(self._spec, command=command)), mark)
         self._made.add(once)
         return once
 
@@ -42,7 +41,6 @@ class SingleUse:
     async def close(self) -> None:
         for once in list(self._made):
             await once.remove()
-        await asyncio.gather(*self._ending)
 
 
 class Once:
@@ -52,10 +50,8 @@ class Once:
     task has to wait for.
     """
 
-    def __init__(self, sandbox: Sandbox, mark: bytes, ending: set[asyncio.Task[None]]) -> None:
+    def __init__(self, sandbox: Sandbox, mark: bytes) -> None:
         self._sandbox = sandbox
-        self._ending = ending
-        self._removed = False
         self._stdout = _Answer(sandbox.stdout)
         self._stderr = _Log(sandbox.stderr, mark)
 
@@ -84,21 +80,12 @@ class Once:
         return await self._sandbox.wait()
 
     async def remove(self) -> None:
-        """Of one whose task is over, in the background: nobody waits for it to end."""
-        if not (self._stdout.ended and self._stderr.ended):
-            await self._sandbox.remove()
-        elif not self._removed:
-            self._removed = True
-            task = asyncio.create_task(self._let_end())
-            self._ending.add(task)
-            task.add_done_callback(self._ending.discard)
-
-    async def _let_end(self) -> None:
-        # It waits for this. What keeps it alive nevertheless is killed.
-        with contextlib.suppress(SandboxLost, TimeoutError):
-            async with asyncio.timeout(END_SECONDS):
-                await self._sandbox.close_stdin()
-                await self._sandbox.wait()
+        if self._stdout.ended and self._stderr.ended:
+            # Its task is over, and it waits for this. What keeps it alive nevertheless is killed.
+            with contextlib.suppress(SandboxLost, TimeoutError):
+                async with asyncio.timeout(END_SECONDS):
+                    await self._sandbox.close_stdin()
+                    await self._sandbox.wait()
         await self._sandbox.remove()
 
 

@@ -316,7 +316,7 @@ def run(channel: Channel, mark: str = "") -> None:
     """One task, from the import of the handler to its outcome.
 
     Its log ends with the mark, if it is given one: that this process is gone shows a good while later. After
-    a result it then stands still until it is removed: what an engine does at its end would take the cores
+    a result it then rests until the dispatcher hangs up: what an engine does at its end would take the cores
     from what is still to be done for the task.
     """
     try:

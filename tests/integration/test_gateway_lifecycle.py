@@ -4,13 +4,13 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
-from dataclasses import replace
 
 import httpx
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from gateway_process import PATIENCE, StartGateway, commands, finish, queue, until
+from msgspec.structs import replace
 from redis.asyncio import Redis
 
 from mayfly.adapters import kafka, kafka_catalog

@@ -4,10 +4,10 @@ import asyncio
 import json
 import uuid
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from urllib.parse import urlsplit, urlunsplit
 
 import pytest
+from msgspec.structs import replace
 from pydantic import SecretStr
 from redis.asyncio import Redis
 

@@ -3,11 +3,11 @@
 import json
 import uuid
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import pytest
+from msgspec.structs import replace
 from pydantic import SecretStr
 from redis.asyncio import Redis
 

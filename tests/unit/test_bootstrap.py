@@ -107,7 +107,7 @@ class Sandbox:
         return found
 
 
-def answer_then_stand(sandbox: Sandbox, handler: str) -> tuple[bytes, str]:
+def answer_then_rest(sandbox: Sandbox, handler: str, *, hang_up: bool) -> tuple[bytes, str]:
     """The log of a process that was given the mark `end`, and what becomes of it once it has written it."""
     sandbox.write(handler)
     with sandbox.start("once", "end") as process:
@@ -118,6 +118,8 @@ def answer_then_stand(sandbox: Sandbox, handler: str) -> tuple[bytes, str]:
         log = b""
         while not log.endswith(b"\0end\n") and (chunk := os.read(process.stderr.fileno(), 65536)):
             log += chunk
+        if hang_up:
+            process.stdin.close()
         state = os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
         assert state is not None
         process.kill()
@@ -914,19 +916,30 @@ def test_it_is_armed_before_it_imports_what_only_a_task_needs(sandbox: Sandbox) 
 
 
 @pytest.mark.parametrize(
-    ("handler", "log", "state"),
+    ("handler", "log"),
     [
-        ("def handler(event, context): print('one')", b"one\n\0end\n", "stopped"),
-        ("def handler(event, context): 1 / 0", b"\0end\n", "ended"),
-        ("import sys\ndef handler(event, context): sys.exit(3)", b"", "ended"),
-        ("import os\ndef handler(event, context): os.close(2)", b"", "ended"),
+        ("def handler(event, context): 1 / 0", b"\0end\n"),
+        ("import sys\ndef handler(event, context): sys.exit(3)", b""),
+        ("import os\ndef handler(event, context): os.close(2)", b""),
     ],
-    ids=["a result", "an error", "an exit", "a closed log"],
+    ids=["an error", "an exit", "a closed log"],
 )
-def test_a_log_ends_with_its_mark_and_a_result_leaves_a_process_that_stands_still(
-    sandbox: Sandbox, handler: str, log: bytes, state: str
-) -> None:
-    assert answer_then_stand(sandbox, handler) == (log, state)
+def test_a_log_ends_with_its_mark(sandbox: Sandbox, handler: str, log: bytes) -> None:
+    assert answer_then_rest(sandbox, handler, hang_up=False) == (log, "ended")
+
+
+def test_after_a_result_it_goes_when_the_dispatcher_hangs_up(sandbox: Sandbox) -> None:
+    handler = "def handler(event, context): print('one')"
+    assert answer_then_rest(sandbox, handler, hang_up=True) == (b"one\n\0end\n", "ended")
+
+
+def test_threads_that_a_handler_left_stand_still_after_its_result(sandbox: Sandbox) -> None:
+    handler = """
+        import threading
+        def handler(event, context):
+            threading.Thread(target=threading.Event().wait).start()
+    """
+    assert answer_then_rest(sandbox, handler, hang_up=False) == (b"\0end\n", "stopped")
 
 
 LAMBDA = """

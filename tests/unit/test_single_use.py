@@ -50,15 +50,12 @@ class Sandbox:
 
 async def given_up(sandbox: Sandbox) -> list[str]:
     """What was asked of it, once what there is of its task has been read."""
-    ending: set[asyncio.Task[None]] = set()
-    once = Once(sandbox, MARK, ending)
+    once = Once(sandbox, MARK)
     for out in (once.stdout, once.stderr):
         async for _ in out:
             pass
-    for _ in range(2):
-        await once.remove()
     async with asyncio.timeout(30):
-        await asyncio.gather(*ending)
+        await once.remove()
     return sandbox.asked
 
 
@@ -74,4 +71,4 @@ async def test_one_that_does_not_end_is_removed_nevertheless(monkeypatch):
 
 @pytest.mark.parametrize(("out", "err"), [(b"", b""), (ANSWER, b"log"), (frame("R", b"{}"), MARK)])
 async def test_one_whose_task_is_not_over_is_removed_at_once(out, err):
-    assert await given_up(Sandbox(out, err, None)) == ["remove", "remove"]
+    assert await given_up(Sandbox(out, err, None)) == ["remove"]
