@@ -11,6 +11,7 @@ import resource
 import socket
 import struct
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -121,8 +122,9 @@ class Watch:
     def cut(self, connection: "Connection") -> None:
         self.lost(connection)
         # With a reset: what its client does not take would stay in the system's memory for minutes.
-        opened = connection.transport.get_extra_info("socket")
-        opened.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        with suppress(OSError):  # of one that is just being closed
+            opened = connection.transport.get_extra_info("socket")
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         connection.transport.abort()
 
     def leave(self) -> None:
