@@ -93,11 +93,13 @@ async def test_no_client_holds_a_connection_by_being_slow(
             "a result that is not taken": Client(process).send(GET % result),
             "a stream that nobody reads": Client(process).send(GET % stream),
         }
-        found = await asyncio.gather(
-            *(asyncio.to_thread(watched, what, client) for what, client in clients.items()), serving(http)
-        )
-        for client in clients.values():
-            client.close()
+        try:
+            found = await asyncio.gather(
+                *(asyncio.to_thread(watched, what, client) for what, client in clients.items()), serving(http)
+            )
+        finally:
+            for client in clients.values():
+                client.close()
         seconds = dict(zip(clients, (one[0] for one in found), strict=False))
         answers = dict(zip(clients, (one[1] for one in found), strict=False))
         assert seconds["silent"] >= HEAD_SECONDS - 1
