@@ -3,8 +3,8 @@
 Whatever goes wrong is a `SandboxLost` with the engine's own words.
 """
 
-import asyncio
 import contextlib
+from collections.abc import Awaitable
 from http import HTTPStatus
 from typing import Any, Final, TypeVar
 from urllib.parse import quote
@@ -58,29 +58,29 @@ class Containers:
 
     async def create(self, name: str, config: dict[str, Any]) -> None:
         """`config` is the body of ContainerCreate. Raises `ImageMissing`."""
-        await self._ask("POST", f"/containers/create?name={name}", msgspec.json.encode(config))
+        await _good(self._http.ask("POST", f"/containers/create?name={name}", msgspec.json.encode(config)))
 
     async def attach(self, name: str) -> Attachment:
         """The container's streams. To be had before its start, so that nothing has been read ahead of us."""
         attachment = Attachment()
-        answer = await self._ask("POST", f"/containers/{name}/{ATTACH}", heir=attachment)
+        answer = await _good(self._http.ask("POST", f"/containers/{name}/{ATTACH}", heir=attachment))
         if answer.status != HTTPStatus.SWITCHING_PROTOCOLS:
             raise SandboxLost(f"the engine did not hand the container's streams over: {answer.status}")
         return attachment
 
     async def start(self, name: str) -> None:
-        await self._ask("POST", f"/containers/{name}/start")
+        await _good(self._http.ask("POST", f"/containers/{name}/start"))
 
     async def kill(self, name: str, signal: str) -> None:
         """Raises `Gone` where there is no process."""
-        await self._ask("POST", f"/containers/{name}/kill?signal={quote(signal)}")
+        await _good(self._http.ask("POST", f"/containers/{name}/kill?signal={quote(signal)}"))
 
     async def exit(self, name: str) -> Exit:
         """Waits for the end of its process. Raises `Gone`."""
         # An engine that is being stopped takes no new connection, and then ends its containers: how those
         # ended says nothing of the function.
-        ended = _read(_Ended, await self._ask("POST", f"/containers/{name}/wait", anew=True))
-        state = _read(_Inspected, await self._ask("GET", f"/containers/{name}/json")).State
+        ended = _read(_Ended, await _good(self._http.ask("POST", f"/containers/{name}/wait", anew=True)))
+        state = _read(_Inspected, await _good(self._http.ask("GET", f"/containers/{name}/json"))).State
         if state.Status not in ("exited", "dead"):
             raise SandboxLost(f"the container was removed from outside: it is {state.Status}")
         return Exit(ended.StatusCode, oom_killed=state.OOMKilled)
@@ -88,24 +88,21 @@ class Containers:
     async def remove(self, name: str) -> None:
         """With its volumes, whether it runs or not; none there is no error."""
         with contextlib.suppress(Missing):
-            await self._ask("DELETE", f"/containers/{name}?v=1&force=1")
+            await _good(self._http.ask("DELETE", f"/containers/{name}?v=1&force=1"))
 
-    async def _ask(
-        self,
-        method: str,
-        path: str,
-        body: bytes = b"",
-        *,
-        heir: asyncio.Protocol | None = None,
-        anew: bool = False,
-    ) -> Answer:
-        try:
-            answer = await self._http.ask(method, path, body, heir=heir, anew=anew)
-        except (OSError, ValueError) as error:
-            raise SandboxLost(str(error)) from error
-        if answer.status < 400:
-            return answer
-        raise refusal(answer.status, _message(answer))
+    def close(self) -> None:
+        self._http.close()
+
+
+async def _good(asking: Awaitable[Answer]) -> Answer:
+    """The answer, unless it is a refusal."""
+    try:
+        answer = await asking
+    except (OSError, ValueError) as error:
+        raise SandboxLost(str(error)) from error
+    if answer.status < HTTPStatus.BAD_REQUEST:
+        return answer
+    raise refusal(answer.status, _message(answer))
 
 
 def refusal(status: int, reason: str) -> SandboxLost:

@@ -91,7 +91,7 @@ class DockerRuntime:
         # Launches at once that have to ask for a network or an image, and what is short besides.
         self._threads = ThreadPoolExecutor(settings.slots + 4, "docker")
         self._client: docker.APIClient | None = None
-        self._http: EngineHttp | None = None
+        self._asks: Containers | None = None
         self._egress = EgressNetwork(settings)
         self._registry = Registry(settings.functions_repository) if settings.functions_repository else None
         self._fetching = threading.Lock()
@@ -110,7 +110,8 @@ class DockerRuntime:
     async def start(self) -> None:
         try:
             self._client = await self._in_thread(lambda: connect(self._settings))
-            self._http = EngineHttp(address(self._api), self._api.api_version, REQUEST_SECONDS)
+            http = EngineHttp(address(self._api), self._api.api_version, REQUEST_SECONDS)
+            self._asks = Containers(http)
             info = await self._in_thread(self._api.info)
         except SandboxLost as error:
             raise StackError(f"no Docker engine answers: {error}", mend="mayfly doctor") from error
@@ -305,8 +306,8 @@ class DockerRuntime:
                 await self._remove_all(container["Id"] for container in left)
             self._client.close()
             self._client = None
-        if self._http is not None:
-            self._http.close()
+        if self._asks is not None:
+            self._asks.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
         self._lock.release()
 
@@ -319,8 +320,8 @@ class DockerRuntime:
 
     @property
     def _containers(self) -> Containers:
-        assert self._http is not None, "the runtime was not started"
-        return Containers(self._http)
+        assert self._asks is not None, "the runtime was not started"
+        return self._asks
 
     async def _in_thread(self, request: Callable[[], T]) -> T:
         """Run a request off the event loop. Raises `SandboxLost` with the reason, whatever went wrong."""

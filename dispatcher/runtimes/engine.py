@@ -11,8 +11,6 @@ from mayfly.settings import Settings
 
 REQUEST_SECONDS: Final = 60
 """How long the engine may take for one request: a cold one on a busy machine takes seconds."""
-
-
 HTTP_PORT: Final = 80
 
 
