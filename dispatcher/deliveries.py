@@ -12,7 +12,6 @@ import itertools
 import random
 from collections import deque
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -25,6 +24,7 @@ from mayfly.errors import LogUnavailable, SecretsUnavailable
 from mayfly.faultpoints import FaultPoint, reached
 from mayfly.identity.vault import Unopened
 from mayfly.task import encode
+from mayfly.waking import woken
 from mayfly.webhooks import callback
 from mayfly.webhooks.notice import Notice, decode_notice
 from mayfly.webhooks.signing import signatures
@@ -154,10 +154,7 @@ class Deliveries:
             self._wake.clear()
             self._line_up()
             self._start()
-            # Not `wait_for`: in Python 3.11 that may swallow a cancellation.
-            with suppress(TimeoutError):
-                async with asyncio.timeout(self._pause()):
-                    await self._wake.wait()
+            await woken(self._wake, self._pause())
 
     def _pause(self) -> float:
         if not self._due:

@@ -13,7 +13,6 @@ would not show.
 import asyncio
 import secrets
 from collections.abc import Callable, Coroutine, Iterable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -24,6 +23,7 @@ from dispatcher.partition import Partition
 from mayfly.errors import MayflyError, ReadModelUnavailable
 from mayfly.faultpoints import FaultPoint, reached
 from mayfly.view import Change, QueuedTask
+from mayfly.waking import woken
 
 log = structlog.get_logger(__name__)
 
@@ -212,9 +212,7 @@ class Projector:
 
     async def run(self) -> None:
         while True:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(INTERVAL_SECONDS):
-                    await self._wake.wait()
+            await woken(self._wake, INTERVAL_SECONDS)
             self._wake.clear()
             try:
                 await self.flush()

@@ -6,7 +6,6 @@ A lane with nothing to do lends its share to the others, so none of them starves
 import asyncio
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 
 import structlog
 
@@ -18,6 +17,7 @@ from dispatcher.partition import Partition
 from dispatcher.work import Work
 from mayfly.steps import Held
 from mayfly.task import Lane
+from mayfly.waking import woken
 
 log = structlog.get_logger(__name__)
 
@@ -77,9 +77,7 @@ class Scheduler:
         while not self._stopped:
             self._wake.clear()
             self._fill()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(self._pause()):
-                    await self._wake.wait()
+            await woken(self._wake, self._pause())
 
     async def drain(self, seconds: float) -> set[asyncio.Task[None]]:
         """Claim nothing more, and let what runs finish. Returns what did not, in so many seconds."""

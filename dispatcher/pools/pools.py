@@ -9,7 +9,6 @@ import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
 from itertools import chain, repeat, zip_longest
 from typing import Final, Protocol
 
@@ -25,6 +24,7 @@ from mayfly.errors import SandboxesUnavailable, SandboxLost
 from mayfly.function import Function
 from mayfly.task import DEFAULT_TENANT
 from mayfly.versions import ALL, serving
+from mayfly.waking import woken
 
 log = structlog.get_logger(__name__)
 
@@ -127,9 +127,7 @@ class Pools:
             await self._see_to_troubles()
             self.fill()
             rests = any(pool.rests(self._clock()) for pool in self._changed)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(REST_SECONDS if rests else INTERVAL_SECONDS):
-                    await self._wake.wait()
+            await woken(self._wake, REST_SECONDS if rests else INTERVAL_SECONDS)
 
     async def close(self) -> None:
         """Remove every sandbox that waits, and what they stand on: no task runs any more."""

@@ -9,7 +9,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, MutableMapping
-from contextlib import suppress
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 from starlette.requests import Request
@@ -29,6 +28,7 @@ from mayfly.identity.keys import Allowance
 from mayfly.identity.principal import Principal
 from mayfly.identity.usage import Heard, Told
 from mayfly.settings import Settings
+from mayfly.waking import woken
 
 log = logging.getLogger(__name__)
 
@@ -210,9 +210,7 @@ class Limits:
         period = PERIOD_SECONDS if self._limited else CEILING_SECONDS
         forget_at = self._clock() + FORGET_SECONDS
         while True:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(COMPARE_SECONDS if self.counters.buckets else None):
-                    await self._used.wait()
+            await woken(self._used, COMPARE_SECONDS if self.counters.buckets else None)
             self._used.clear()
             await self.exchange()
             if self._clock() > forget_at:
