@@ -81,7 +81,8 @@ class Containers:
         # ended says nothing of the function.
         ended = _read(_Ended, await _good(self._http.ask("POST", f"/containers/{name}/wait", anew=True)))
         state = _read(_Inspected, await _good(self._http.ask("GET", f"/containers/{name}/json"))).State
-        if state.Status not in ("exited", "dead"):
+        # One that is dead is as good as removed: it is so from the middle of its removal on.
+        if state.Status != "exited":
             raise SandboxLost(f"the container was removed from outside: it is {state.Status}")
         return Exit(ended.StatusCode, oom_killed=state.OOMKilled)
 

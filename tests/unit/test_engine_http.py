@@ -1,6 +1,7 @@
 """The requests to an engine, against one that is scripted."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -264,6 +265,19 @@ async def test_an_exit_code_that_is_none_is_a_sandbox_lost(tmp_path):
     async with engine(tmp_path, script) as made:
         http = client(made)
         with pytest.raises(SandboxLost, match="StatusCode"):
+            await Containers(http).exit("one")
+        http.close()
+
+
+@pytest.mark.parametrize("status", ["removing", "dead"])
+async def test_a_container_that_somebody_removes_has_no_exit_code(tmp_path, status):
+    async def script(call: Call) -> None:
+        state = json.dumps({"State": {"Status": status, "OOMKilled": False}})
+        call.answer(200, '{"StatusCode": 137}' if "/wait " in call.head else state)
+
+    async with engine(tmp_path, script) as made:
+        http = client(made)
+        with pytest.raises(SandboxLost, match="removed from outside"):
             await Containers(http).exit("one")
         http.close()
 
