@@ -43,10 +43,14 @@ AUDIT_TOPIC: Final = "mayfly.audit"
 FILLER: Final = b"mayfly.filler"
 """The key of what stands where a restored topic had a gap: nobody's, and without a value."""
 MAX_MESSAGE_BYTES: Final = 1_000_000
+BY_KEY: Final = -1
+"""In place of a partition: librdkafka's RD_KAFKA_PARTITION_UA."""
 LEADER_SECONDS: Final = 3.0
 """How long a topic that was just made may take until its partitions are served."""
 POLL_SECONDS: Final = 0.001
 """Between two looks for acknowledgements, while some are awaited."""
+HOLD_SECONDS: Final = 0.005
+"""How long a record is held at most while others are on their way."""
 IDLE_SECONDS: Final = 0.1
 """While none is: what else librdkafka has to tell is its log."""
 
@@ -111,8 +115,24 @@ class Appended(NamedTuple):
     timestamp: int
 
 
+class _Record(NamedTuple):
+    """What is to be appended, and who waits for that."""
+
+    topic: str
+    value: bytes | None
+    key: str | None
+    partition: int
+    future: asyncio.Future[Appended]
+
+
 class Log:
-    """A producer for whom nothing less than `acks=all` counts as appended."""
+    """A producer for whom nothing less than `acks=all` counts as appended.
+
+    Who comes alone is sent at once. What comes while records are on their way is held until those are
+    acknowledged, as Nagle's algorithm (RFC 896) has it for TCP, so that the more there is to append, the more
+    of it shares a request, which costs the broker and both ends of the connection about the same for one
+    record as for many.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._timeout = settings.produce_timeout_seconds
@@ -122,8 +142,8 @@ class Log:
                 **{
                     "acks": "all",
                     "enable.idempotence": True,
-                    # What comes while requests are on their way makes batches by itself. To wait for more
-                    # would cost each task a millisecond in each of its three appends, and saves no CPU.
+                    # What is gathered here is sent at once: to linger would cost also who comes alone, and
+                    # each task has three appends.
                     "linger.ms": 0,
                     "partitioner": "murmur2_random",
                     "message.timeout.ms": int(self._timeout * 1000),
@@ -133,6 +153,11 @@ class Log:
         )
         self._awaited: set[asyncio.Future[Appended]] = set()
         """What the broker has not answered for."""
+        self._held: list[_Record] = []
+        """What the producer has not been given yet."""
+        self._held_since = 0.0
+        self._on_way = 0
+        """Records that it was given, and has not told the end of."""
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
 
@@ -146,6 +171,8 @@ class Log:
         if self._closed:
             return
         self._producer.poll(0)
+        if self._held and (not self._on_way or self._loop.time() - self._held_since > HOLD_SECONDS):
+            self._hand_over()
         self._timer = self._loop.call_later(POLL_SECONDS if self._awaited else IDLE_SECONDS, self._poll)
 
     def _poll_soon(self) -> None:
@@ -162,8 +189,34 @@ class Log:
         Raises `LogUnavailable` when there was no acknowledgement in time; the record may still be there.
         """
         future: asyncio.Future[Appended] = self._loop.create_future()
+        if not self._awaited:
+            self._poll_soon()
+        self._awaited.add(future)
+        if not self._held:
+            self._held_since = self._loop.time()
+            if not self._on_way:
+                # With what else is appended in this round of the loop.
+                self._loop.call_soon(self._hand_over)
+        place = BY_KEY if partition is None else partition
+        self._held.append(_Record(topic, value, key, place, future))
+        return await future
+
+    def _hand_over(self) -> None:
+        """Give the producer all that is held."""
+        held, self._held = self._held, []
+        for record in held:
+            try:
+                self._produce(record)
+            except BufferError:
+                self._fail(record, "the producer's queue is full: Kafka takes less than is sent")
+            except KafkaException as error:
+                self._fail(record, f"Kafka refused the record: {error.args[0].str()}")
+
+    def _produce(self, record: "_Record") -> None:
+        future = record.future
 
         def delivered(error: KafkaError | None, message: Message) -> None:
+            self._on_way -= 1
             self._awaited.discard(future)
             if future.done():
                 return
@@ -173,19 +226,13 @@ class Log:
                 place = message.partition() or 0, message.offset() or 0, message.timestamp()[1]
                 future.set_result(Appended(*place))
 
-        where: dict[str, Any] = {} if partition is None else {"partition": partition}
-        try:
-            self._producer.produce(topic, value, key=key, on_delivery=delivered, **where)
-        except BufferError as error:
-            raise LogUnavailable("the producer's queue is full: Kafka takes less than is sent") from error
-        except KafkaException as error:
-            raise LogUnavailable(f"Kafka refused the record: {error.args[0].str()}") from error
-        if not self._awaited:
-            self._poll_soon()
-        self._awaited.add(future)
-        # Whoever appends hears what has come since.
-        self._producer.poll(0)
-        return await future
+        self._producer.produce(record.topic, record.value, record.key, record.partition, delivered)
+        self._on_way += 1
+
+    def _fail(self, record: "_Record", why: str) -> None:
+        self._awaited.discard(record.future)
+        if not record.future.done():
+            record.future.set_exception(LogUnavailable(why))
 
     async def ready(self) -> None:
         """Raises `LogUnavailable` unless a broker answers."""
