@@ -1,7 +1,7 @@
 """The composition root: the one place of the gateway that names an adapter.
 
 A request's life: `Observer` counts it, `Guard` refuses what a web page could have sent, the route's handler
-answers or raises `Problem`, and the handlers of `gateway.errors` make that problem the answer.
+answers or raises `Problem`, and `Observer` has the handlers of `gateway.errors` make that problem the answer.
 """
 
 import asyncio
@@ -13,8 +13,6 @@ from typing import Any, Final
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
-from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp
 
@@ -38,11 +36,13 @@ from gateway.letters import Letters
 from gateway.limits.limits import Counts, Limits
 from gateway.login import Login
 from gateway.logs import Logs
+from gateway.observation import Handler as Handles
 from gateway.observation import Metrics, Observer
 from gateway.openapi import OpenApi
 from gateway.ports import Blobs, Catalog, Commands, Control, ReadModel
 from gateway.rebuilds import Rebuilds
 from gateway.reruns import Originals, Reruns
+from gateway.routing import App
 from gateway.secrets import Secrets
 from gateway.security import Guard
 from gateway.signatures import Signatures
@@ -239,37 +239,23 @@ class Gateway:
                 await self._audit.close()
                 await stop()
 
-        app = _App(
-            routes=self.routes(),
-            middleware=[
-                Middleware(Observer, metrics=self.metrics),
-                # Where everybody says who they are, a page of another site has nothing to say.
-                *([] if self.access.required else [Middleware(Guard)]),
-            ],
-            exception_handlers={
-                Problem: aws_errors.on_problem,
-                HTTPException: on_http,
-                **dict.fromkeys(UNAVAILABLE, aws_errors.on_unavailable),
-            },
-            lifespan=lifespan,
-        )
-        app.router.redirect_slashes = False
-        app.router.default = elsewhere(app.router.default)
+        handlers: dict[type[Exception], Handles] = {
+            Problem: aws_errors.on_problem,
+            HTTPException: on_http,
+            **dict.fromkeys(UNAVAILABLE, aws_errors.on_unavailable),
+        }
+        layers: list[Callable[[ASGIApp], ASGIApp]] = [
+            lambda app: Observer(app, self.metrics, handlers),
+            # Where everybody says who they are, a page of another site has nothing to say.
+            *([] if self.access.required else [Guard]),
+        ]
+        app = App(self.routes(), layers, lifespan, elsewhere)
         app.state.audit = self._audit
         return app
 
     async def _catalog_ready(self) -> None:
         if not self._parts.catalog_is_read():
             raise LogUnavailable("the functions have not been read from the log yet")
-
-
-class _App(Starlette):
-    def build_middleware_stack(self) -> ASGIApp:
-        """Without Starlette's outermost, which would answer for what nobody caught: `Observer` does."""
-        app: ASGIApp = ExceptionMiddleware(self.router, handlers=self.exception_handlers)
-        for one, positional, named in reversed(self.user_middleware):
-            app = one(app, *positional, **named)
-        return app
 
 
 def _tokens(settings: Settings) -> Tokens | None:

@@ -4,8 +4,8 @@ import logging
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from typing import Final
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from typing import Any, Final
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.metrics_core import CounterMetricFamily, HistogramMetricFamily, Metric
@@ -14,6 +14,7 @@ from prometheus_client.registry import Collector
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocket
 
 from gateway.durations import Durations
 from gateway.errors import Problem
@@ -21,6 +22,8 @@ from gateway.scope import ANSWER_HEADERS, REQUEST_ID
 
 log = logging.getLogger(__name__)
 
+Handler = Callable[[Any, Exception], Awaitable[Response]]
+"""Makes the answer to a request, or to a WebSocket's handshake, out of what was raised."""
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _CLIENT_GONE: Final = 499
 """nginx's code for a client that went before it had its answer; seen in metrics only."""
@@ -92,20 +95,27 @@ class Metrics(Collector):
 
 
 class Observer:
-    """ASGI middleware, the outermost: counts each request, and answers for what nobody else caught."""
+    """ASGI middleware, the outermost: counts each request, and answers what was raised: by the handler of its
+    class, or for what nobody expected. That is Starlette's `ExceptionMiddleware` as well, which would look at
+    each message of an answer once more."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, handlers: Mapping[type[Exception], Handler]) -> None:
         self._app = app
         self._metrics = metrics
+        self._handlers = handlers
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        if scope["type"] == "http":
+            return self._request(scope, receive, send)
+        if scope["type"] == "websocket":
+            return self._socket(scope, receive, send)
+        return self._app(scope, receive, send)
+
+    async def _request(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
         code = 0
 
-        async def send_on(message: Message) -> None:
+        def send_on(message: Message) -> Awaitable[None]:
             nonlocal code
             if message["type"] == "http.response.start":
                 code = message["status"]
@@ -113,20 +123,36 @@ class Observer:
                 message["headers"].extend(scope.get(ANSWER_HEADERS, ()))
                 if (request_id := scope.get(REQUEST_ID)) is not None:
                     message["headers"].append((b"x-request-id", request_id.encode()))
-            await send(message)
+            return send(message)
 
         try:
             await self._app(scope, receive, send_on)
         except ClientDisconnect:
             code = _CLIENT_GONE
-        except Exception:  # noqa: BLE001 - the client gets a problem, the log gets the rest
-            problem = _unexpected(scope)
+        except Exception as error:  # noqa: BLE001 - the client gets a problem, the log gets the rest
+            handler = self._handler(error)
+            if handler is None or code:
+                answer = _unexpected(scope).response()
+            else:
+                answer = await handler(Request(scope, receive), error)
             if code == 0:
-                await problem.response()(scope, receive, send_on)
+                await answer(scope, receive, send_on)
             # Else it came in the middle of a body: ending here makes the server cut the connection.
         finally:
             method = scope["method"] if scope["method"] in _METHODS else "OTHER"
             self._metrics.answered(_route(scope), method, code, time.perf_counter() - started)
+
+    async def _socket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self._app(scope, receive, send)
+        except Exception as error:
+            if (handler := self._handler(error)) is None:
+                raise
+            answer = await handler(WebSocket(scope, receive, send), error)
+            await answer(scope, receive, send)
+
+    def _handler(self, error: Exception) -> Handler | None:
+        return next((self._handlers[one] for one in type(error).__mro__ if one in self._handlers), None)
 
 
 def _unexpected(scope: Scope) -> Problem:

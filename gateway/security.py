@@ -7,6 +7,7 @@ content type than a form's without a preflight, which nothing here answers.
 
 import ipaddress
 import re
+from collections.abc import Awaitable
 from functools import lru_cache
 from typing import Final
 
@@ -44,11 +45,10 @@ class Guard:
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] in ("http", "websocket") and (problem := _refusal(scope)):
-            await problem.response()(scope, receive, send)
-        else:
-            await self._app(scope, receive, send)
+            return problem.response()(scope, receive, send)
+        return self._app(scope, receive, send)
 
 
 def _refusal(scope: Scope) -> Problem | None:
