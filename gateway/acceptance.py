@@ -23,7 +23,7 @@ from mayfly import view
 from mayfly.errors import LogUnavailable
 from mayfly.faultpoints import FaultPoint, reached
 from mayfly.function import Function
-from mayfly.placement import partition_of
+from mayfly.placement import limited_partition, partition_of
 from mayfly.settings import Settings
 from mayfly.task import Envelope, encode, new_task_id
 from mayfly.view import Reservation
@@ -71,7 +71,7 @@ class Acceptance:
         task_id = new_task_id()
         function = self.check(submission, task_id)
         envelope = await _envelope(submission, task_id)
-        partition = partition_of(envelope, function.concurrency, self._settings.partitions)
+        partition = limited_partition(envelope, function.concurrency, self._settings.partitions)
         queue = submission.queue or function.queue
         return await self._append(function, submission, envelope, queue, partition)
 
@@ -112,7 +112,12 @@ class Acceptance:
         return self._functions.accepting(submission, task_id)
 
     async def _append(
-        self, function: Function, submission: Submission, envelope: Envelope, queue: str, partition: int
+        self,
+        function: Function,
+        submission: Submission,
+        envelope: Envelope,
+        queue: str,
+        partition: int | None,
     ) -> Accepted:
         lane, task_id = submission.lane, envelope.task_id
         with self._load.append(envelope.tenant):

@@ -312,7 +312,7 @@ class _LogCommands:
         self.read = reader.read_command
 
     async def append(
-        self, queue: str, lane: Lane, partition: int, task_id: str, value: bytes
+        self, queue: str, lane: Lane, partition: int | None, task_id: str, value: bytes
     ) -> kafka.Appended:
         await self._ensure(queue)
         return await self._log.append(kafka.lane_topic(queue, lane), value, key=task_id, partition=partition)

@@ -10,7 +10,7 @@ from starlette.types import Receive
 
 from gateway.errors import Problem
 from gateway.limits.limits import Admission, admission_of
-from gateway.scope import BODY_CAME
+from gateway.scope import BODY_CAME, value
 
 BODY_SECONDS: Final = 30.0
 """The whole body arrives within this, or is refused: a slow sender holds memory and a connection."""
@@ -27,7 +27,7 @@ def media_type(request: Request) -> tuple[str, str]:
 
     Raises `Problem` where it is missing, malformed, or one that a foreign web page could send.
     """
-    return _media_type(request.headers.get("content-type", "").strip())
+    return _media_type(value(request.scope, b"content-type").strip())
 
 
 @lru_cache(maxsize=64)
@@ -61,7 +61,7 @@ def is_media_type(header: str) -> bool:
 
 async def read_body(request: Request, limit: int, *, seconds: float = BODY_SECONDS) -> bytes:
     """The body, of at most `limit` bytes. Raises `Problem`, or `ClientDisconnect` if the sender went."""
-    announced = request.headers.get("content-length", "")
+    announced = value(request.scope, b"content-length")
     if announced.isdecimal() and int(announced[:20]) > limit:
         raise _too_large(limit)
     if BODY_CAME in request.scope:

@@ -107,7 +107,8 @@ class TaskRequest(_Model):
         le=MAX_TIMEOUT_SECONDS,
         description="How long an attempt may take; the function's own limit if left out.",
     )
-    tags: list[Tag] = Field([], max_length=16)
+    # By a factory: pydantic makes a deep copy of a list for each task.
+    tags: list[Tag] = Field(default_factory=list, max_length=16, json_schema_extra={"default": []})
     delay_seconds: float | None = Field(
         None, ge=0, le=MAX_DELAY_SECONDS, description="From the acceptance to the first attempt."
     )

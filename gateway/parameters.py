@@ -7,6 +7,7 @@ from typing import Final
 from starlette.requests import HTTPConnection, Request
 
 from gateway.errors import Problem
+from gateway.scope import values
 
 MAX_WAIT_SECONDS: Final = 60
 MAX_LIMIT: Final = 200
@@ -50,7 +51,7 @@ def page_limit(text: str | None, default: int = 50) -> int:
 
 def idempotency_key(request: Request) -> str | None:
     """The header Idempotency-Key. Raises `Problem` for one that is none, and for two."""
-    keys = request.headers.getlist("idempotency-key")
+    keys = values(request.scope, b"idempotency-key")
     if not keys:
         return None
     if len(keys) > 1 or not _KEY.fullmatch(keys[0]):

@@ -32,8 +32,11 @@ class Appended(Protocol):
 class Commands(Protocol):
     """The log: the command topics, the events, the dead letters."""
 
-    async def append(self, queue: str, lane: Lane, partition: int, task_id: str, value: bytes) -> Appended:
-        """Returns when every in-sync replica has it. Raises `LogUnavailable`: it may be there even so."""
+    async def append(
+        self, queue: str, lane: Lane, partition: int | None, task_id: str, value: bytes
+    ) -> Appended:
+        """Returns when every in-sync replica has it; without a partition it is in that of its key, the task's
+        id. Raises `LogUnavailable`: it may be there even so."""
 
     async def append_event(self, queue: str, partition: int, task_id: str, value: bytes) -> None:
         """The same, in the queue's events."""

@@ -1,6 +1,7 @@
 """What parts of the gateway leave in a request's ASGI scope for the ones around them."""
 
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 REQUEST_ID: Final = "mayfly.request_id"
 """The request's name in the audit log, once there is something to write there; the answer has it too."""
@@ -8,3 +9,14 @@ ANSWER_HEADERS: Final = "mayfly.answer_headers"
 """Headers, as pairs of bytes, that its answer gets whatever it will be."""
 BODY_CAME: Final = "mayfly.body_came"
 """There from when the request's body has arrived as a whole."""
+
+
+def values(scope: Mapping[str, Any], name: bytes) -> list[str]:
+    """What a request's head has under that name, in lower case, as often as it came: Starlette's `Headers`
+    take several times as long to say so."""
+    return [value.decode("latin-1") for one, value in scope["headers"] if one == name]
+
+
+def value(scope: Mapping[str, Any], name: bytes) -> str:
+    """The first of them, or nothing."""
+    return next(iter(values(scope, name)), "")

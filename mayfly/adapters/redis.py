@@ -68,15 +68,10 @@ end
 
 local function queued(id, created, partition, status, fields)
   local hash = 'mayfly:task:' .. id
-  local tags, kind, queue, request, tenant, batch = '[]', '', '', nil, nil, nil
-  for i = 1, #fields, 2 do
-    if fields[i] == 'tenant' then tenant = fields[i + 1] end
-    if fields[i] == 'tags' then tags = fields[i + 1] end
-    if fields[i] == 'taskType' then kind = fields[i + 1] end
-    if fields[i] == 'queue' then queue = fields[i + 1] end
-    if fields[i] == 'requestSha256' then request = fields[i + 1] end
-    if fields[i] == 'batch' then batch = fields[i + 1] end
-  end
+  local given = {}
+  for i = 1, #fields, 2 do given[fields[i]] = fields[i + 1] end
+  local tags, kind, queue = given.tags or '[]', given.taskType or '', given.queue or ''
+  local request, tenant, batch = given.requestSha256, given.tenant, given.batch
   local tasks, dead, events = indexes(tenant)
   local is = redis.call('HMGET', hash, 'command', 'status', 'tenant', 'taskType', 'tags', 'batch')
   local theirs, theirs_dead = indexes(is[3])
@@ -106,12 +101,17 @@ local function queued(id, created, partition, status, fields)
   if request then
     redis.call('SET', 'mayfly:idempotency:' .. id, request .. ':' .. partition .. ':' .. queue)
   end
+  if not is[2] then
+    fields[#fields + 1] = 'status'
+    fields[#fields + 1] = status
+  end
   redis.call('HSET', hash, unpack(fields))
   redis.call('ZADD', tasks, created, id)
   redis.call('ZADD', tasks .. ':type:' .. kind, created, id)
-  for _, tag in ipairs(cjson.decode(tags)) do redis.call('ZADD', tasks .. ':tag:' .. tag, created, id) end
+  if tags ~= '[]' then
+    for _, tag in ipairs(cjson.decode(tags)) do redis.call('ZADD', tasks .. ':tag:' .. tag, created, id) end
+  end
   if not is[2] then
-    redis.call('HSET', hash, 'status', status)
     redis.call('PUBLISH', 'mayfly:changes', cjson.encode({taskId = id, status = status}))
   end
   redis.call('ZADD', tasks .. ':status:' .. (is[2] or status), created, id)

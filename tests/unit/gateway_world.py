@@ -18,6 +18,7 @@ from mayfly.events import Event, decode_event
 from mayfly.function import Function
 from mayfly.identity import chain
 from mayfly.identity.book import Book, place
+from mayfly.placement import murmur2_partition
 from mayfly.settings import Settings
 from mayfly.task import BlobRef, Envelope, Lane, decode_envelope
 from mayfly.view import QueuedTask, Reservation, tenant_of
@@ -76,8 +77,12 @@ class Commands:
     served: set[str] = field(default_factory=set)
     """The queues that a dispatcher has told something of."""
 
-    async def append(self, queue: str, lane: Lane, partition: int, task_id: str, value: bytes) -> Appended:
+    async def append(
+        self, queue: str, lane: Lane, partition: int | None, task_id: str, value: bytes
+    ) -> Appended:
         await self.ready()
+        if partition is None:
+            partition = murmur2_partition(task_id, PARTITIONS)
         self.records.append((queue, lane, task_id, value))
         self.partitions.append(partition)
         return Appended(partition, len(self.records) - 1, NOW)

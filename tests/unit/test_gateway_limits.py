@@ -373,7 +373,7 @@ class Slow:
         self._commands = commands
         self.go = asyncio.Event()
 
-    async def append(self, queue: str, lane: Lane, partition: int, task_id: str, value: bytes) -> Any:
+    async def append(self, queue: str, lane: Lane, partition: int | None, task_id: str, value: bytes) -> Any:
         await self.go.wait()
         return await self._commands.append(queue, lane, partition, task_id, value)
 
