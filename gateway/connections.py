@@ -15,7 +15,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 from starlette.types import ASGIApp, Receive, Scope, Send
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from gateway.bodies import BODY_SECONDS
 from gateway.errors import Problem
@@ -217,6 +217,10 @@ class Connection(HttpToolsProtocol):
         super().on_response_complete()
         self._settle()
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        cycle.transport = _Answer(self.transport, self.loop)  # type: ignore[assignment]
+        super()._start_asgi_task(cycle, app)
+
     def handle_websocket_upgrade(self) -> None:
         """The transport is the WebSocket's from now on, which looks itself whether its client is there."""
         self._watch.works(self)
@@ -266,6 +270,43 @@ class Connection(HttpToolsProtocol):
             return
         self.transport.write(_written(head_too_large()))
         self.transport.close()
+
+
+class _Answer:
+    """A transport as an answer needs it, which holds the head for what follows in the same round of the event
+    loop: that is the body mostly, and uvicorn writes the two one by one. Each would be a call to the system,
+    a packet, and a client that is woken up."""
+
+    __slots__ = ("_begun", "_held", "_loop", "_transport")
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._begun = False
+        self._held = b""
+
+    def write(self, data: bytes) -> None:
+        if not self._begun:
+            self._begun = True
+            self._held = data
+            self._loop.call_soon(self._flush)
+        elif self._held:
+            held, self._held = self._held, b""
+            self._transport.write(held + data)
+        else:
+            self._transport.write(data)
+
+    def is_closing(self) -> bool:
+        return self._transport.is_closing()
+
+    def close(self) -> None:
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        if self._held and not self._transport.is_closing():
+            self._transport.write(self._held)
+        self._held = b""
 
 
 def refusing(problem: Callable[[], Problem], healthy: ASGIApp | None = None) -> Any:

@@ -20,8 +20,8 @@ PATIENCE = 60.0
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
-    """`/flood` answers with more than any buffer holds, `/wait` after it was let go, others at once; a
-    WebSocket is kept."""
+    """`/flood` answers with more than any buffer holds, `/wait` after it was let go and `/head` with nothing
+    but a head until then, others at once; a WebSocket is kept."""
     if scope["type"] == "websocket":
         await send({"type": "websocket.accept"})
         while (await receive())["type"] != "websocket.disconnect":
@@ -34,6 +34,7 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
             await send({"type": "http.response.body", "body": b"x" * 65536, "more_body": True})
     if scope["path"] == "/wait":
         await send({"type": "http.response.body", "body": b"...", "more_body": True})
+    if scope["path"] in ("/wait", "/head"):
         while (await receive())["type"] != "http.disconnect":
             pass
     await send({"type": "http.response.body", "body": b"done"})
@@ -190,6 +191,23 @@ async def test_an_answer_that_takes_its_time_is_waited_for(cut_short: Cut) -> No
         idle = await connect()
         assert await ended(idle) == b""
         assert len(watch._all) == 1
+
+
+async def test_the_head_of_an_answer_does_not_wait_for_a_body_that_takes_its_time() -> None:
+    async with serving() as (_, connect):
+        reader, writer = await connect()
+        writer.write(GET % b"head")
+        head = await reader.readuntil(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200")
+
+
+async def test_an_answer_that_is_the_last_one_comes_as_a_whole() -> None:
+    async with serving() as (_, connect):
+        reader, writer = await connect()
+        writer.write(GET.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n") % b"")
+        found = await reader.read()
+    assert found.startswith(b"HTTP/1.1 200")
+    assert b"done" in found
 
 
 @pytest.mark.parametrize("size", [HEAD_BYTES, 8 * HEAD_BYTES])
