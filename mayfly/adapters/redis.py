@@ -9,6 +9,7 @@ there: an older one changes nothing, and what is terminal stays terminal.
 import json
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import suppress
+from itertools import chain
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -397,4 +398,4 @@ def _tokens_key(queue: str) -> str:
 
 
 def _flat(fields: dict[str, str]) -> list[str]:
-    return [text for pair in fields.items() for text in pair]
+    return [*chain.from_iterable(fields.items())]
