@@ -1,11 +1,14 @@
 """Logs: a line of JSON per event on stderr, with what is bound to the context: above all the task's id."""
 
+import json
 import logging
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import Any, TextIO
 
+import msgspec
 import structlog
 
 
@@ -26,6 +29,15 @@ class _Lines:
     debug = info = warning = error = critical = msg
 
 
+def _line(event: Any, default: Callable[[Any], Any]) -> str:
+    """`default` says what JSON has no form for."""
+    try:
+        return msgspec.json.encode(event, enc_hook=default).decode()
+    except (TypeError, ValueError):
+        # Half of a surrogate pair, as a file's name may have it, or a key that is no text.
+        return json.dumps(event, default=default)
+
+
 def configure(service: str, level: str) -> None:
     """Send structlog's and the standard library's records the same way. Call it once, at the root."""
 
@@ -44,7 +56,7 @@ def configure(service: str, level: str) -> None:
         structlog.processors.ExceptionRenderer(
             structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
         ),
-        structlog.processors.JSONRenderer(),
+        structlog.processors.JSONRenderer(_line),
     ]
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
