@@ -1,8 +1,9 @@
 """A partition's commands as they were read, and as much of them in memory as is good."""
 
 from collections import deque
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from mayfly.task import Envelope, Position, accepted_at, due_at, expires_at
 
@@ -13,8 +14,7 @@ MAX_BUFFERED_BYTES: Final = 16 * 1024 * 1024
 resumed when most of them are gone."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Command:
+class Command(msgspec.Struct, frozen=True, eq=False):
     """A command as it was read. `invalid` says why one cannot be run; its envelope then has only an id."""
 
     envelope: Envelope

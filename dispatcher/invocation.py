@@ -8,7 +8,6 @@ import asyncio
 import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
 from signal import Signals
 from typing import Final, Protocol
 
@@ -53,8 +52,7 @@ class Streamed(Protocol):
         """As many bytes, together. May raise what ends the attempt."""
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(msgspec.Struct, frozen=True):
     """A task as its sandbox gets it, and what the dispatcher takes back."""
 
     task_id: str
@@ -68,15 +66,14 @@ class Request:
     memory_mib: int
     max_result: int
     max_log: int
-    env: Mapping[str, str] = field(default_factory=dict)
+    env: Mapping[str, str] = msgspec.field(default_factory=dict)
     """Set in a Python function's environment before its handler is called. Not for the Unix contract, where
     the environment is there from the start."""
     secrets: tuple[str, ...] = ()
     """Values that are taken out of the log, the progress and the failure."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(msgspec.Struct, frozen=True):
     """How the attempt ended: a result, or a failure. Times are milliseconds since 1970, UTC."""
 
     result: bytes | None
@@ -129,8 +126,7 @@ async def invoke(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Answer:
+class _Answer(msgspec.Struct, frozen=True):
     result: bytes | None = None
     content_type: str = JSON
     failure: Failure | None = None

@@ -11,10 +11,10 @@ its traces a new owner may rely, is written in `docs/protocol.md` and checked by
 import enum
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 import msgspec
+from msgspec.structs import replace
 
 from mayfly.events import (
     Attempt,
@@ -52,8 +52,7 @@ class Resumed(NamedTuple):
     cancelled: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class TaskState:
+class TaskState(msgspec.Struct, frozen=True):
     """What a task's events so far amount to. A task that no event has counted for has no state."""
 
     phase: Phase

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import docker
+import msgspec
 import orjson
 import pytest
 from gateway_process import function, start_gateway
@@ -112,7 +113,7 @@ class Sandboxes:
             max_result=MIB,
             max_log=64 * 1024,
         )
-        return replace(request, **changes)
+        return msgspec.structs.replace(request, **changes)
 
     async def make(self, **changes: Any) -> Sandbox:
         """A sandbox of a Python function, of the isolation. Those of one spec come from one supply."""

@@ -1,8 +1,7 @@
 """What may stand in a lane: whatever it is, no dispatcher and no reader breaks on it."""
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from dispatcher.letters import MAX_LETTER_BYTES, Letters
 from dispatcher.messages import TRACEBACK_CHARS

@@ -1,9 +1,9 @@
 """One owner's partition: when it acts, what it waits for, and what it may commit."""
 
 import asyncio
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 from owner_world import Asked, Told, claimed, command, finished, owner, world
 
 from dispatcher.buffers import MAX_BUFFERED, MAX_BUFFERED_BYTES, MIN_BUFFERED
