@@ -43,6 +43,10 @@ class Commands:
         """Whether a checkpoint could not name more of them as pending."""
         return len(self._started) + len(self._inherited) >= MAX_PENDING
 
+    def idle(self, lane: Lane) -> bool:
+        """Whether there is nothing to take up in it, nor anything that was put back, whatever its lane."""
+        return not (self._put_back or self._again[lane] or self.buffers[lane])
+
     def first(self, lane: Lane) -> Command | None:
         """The next to be taken up."""
         again = self._again[lane]

@@ -49,7 +49,8 @@ class Intake:
     # --- taking up
 
     def has_work(self, lane: Lane) -> bool:
-        if self._blocked:
+        # Asked of every lane and partition for each task: most have nothing.
+        if self._commands.idle(lane) or self._blocked:
             return False
         self._hand_back()
         return self._commands.first(lane) is not None
@@ -63,7 +64,7 @@ class Intake:
 
     def pass_over(self) -> None:
         """See to the commands that need no slot and have none to run before them in their lane."""
-        if self._blocked:
+        if all(map(self._commands.idle, Lane)) or self._blocked:
             return
         self._hand_back()
         for lane in Lane:
@@ -226,6 +227,8 @@ class Intake:
     def release(self) -> None:
         """Send those back to their lanes whose time or turn has come, and end those that are to end."""
         known = self._known
+        if not (self._endings.due or self._gated or known.waiting or known.turns):
+            return
         if known.partition.lost or not known.caught_up:
             return
         while self._endings.due and not self._blocked and self._resumed < MAX_RESUMED:
@@ -255,7 +258,8 @@ class Intake:
     @property
     def next_time(self) -> int | None:
         """When there is something to release although nothing happens, milliseconds since 1970."""
-        return self._known.waiting.next_time(self._to_release) if self._known.caught_up else None
+        known = self._known
+        return known.waiting.next_time(self._to_release) if known.waiting and known.caught_up else None
 
     def _release(self, waiting: Waiting) -> None:
         envelope = waiting.record.envelope
