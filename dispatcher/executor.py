@@ -240,10 +240,14 @@ class Executor:
             timeout=command.envelope.timeout_seconds,
             settings=self._settings,
         )
-        env = environment_at_start(function, request)
-        spec = SandboxSpec.of(function, command.task_id, env, tenant=command.envelope.tenant, fence=fence)
         while not stop.is_set():
-            sandbox = await self._taken(launching or asyncio.create_task(self._take(function, spec)), stop)
+            if launching is None:
+                env = environment_at_start(function, request)
+                spec = SandboxSpec.of(
+                    function, command.task_id, env, tenant=command.envelope.tenant, fence=fence
+                )
+                launching = asyncio.create_task(self._take(function, spec))
+            sandbox = await self._taken(launching, stop)
             log.info("runs", sandbox=sandbox.name, attempt=claim.attempt)
             try:
                 return await self._invoke(sandbox, function, request, fence, stop)

@@ -77,6 +77,9 @@ class Pools:
         self._at_once = at_once or os.cpu_count() or 1
         self._pools: dict[Key, list[Pool]] = {}
         """One for each version that tasks run on."""
+        self._last: dict[Key, tuple[Function, Pool]] = {}
+        """Of those the one that the last task took from, and that task's function as the catalog has it: to
+        find it by what its sandboxes are made of takes as long as to take one."""
         self._closing: list[Pool] = []
         self._changed: set[Pool] = set()
         self._look_at = -math.inf
@@ -132,7 +135,7 @@ class Pools:
     async def close(self) -> None:
         """Remove every sandbox that waits, and what they stand on: no task runs any more."""
         self._stopped = True
-        pools, self._pools = [*self._all(), *self._closing], {}
+        pools, self._pools, self._last = [*self._all(), *self._closing], {}, {}
         await asyncio.gather(*(pool.shut() for pool in pools))
 
     @property
@@ -158,12 +161,16 @@ class Pools:
         the task's, on another machine, and on an image that no task runs on that does not name it."""
         if self._stopped or not _is_pooled(function):
             return None
+        last = self._last.get((function.name, tenant))
+        if last is not None and last[0] is function:
+            return last[1]
         version = _version(function, tenant)
         pool = self._find(function.name, tenant, version)
         if pool is None:
             self._follow()
             pool = self._find(function.name, tenant, version)
         if pool is not None:
+            self._last[function.name, tenant] = function, pool
             return pool
         entry = self._functions.get(function.name)
         served = _served(entry, tenant) if entry else []
@@ -197,6 +204,7 @@ class Pools:
     def _close(self, pool: Pool) -> None:
         key = pool.name, pool.tenant
         self._pools[key].remove(pool)
+        self._last.pop(key, None)
         if not self._pools[key]:
             del self._pools[key]
         self._closing.append(pool)
