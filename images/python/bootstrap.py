@@ -21,8 +21,8 @@ The handler never sees those streams: while it runs, descriptor 1 is the log (st
 process that ends without R and B, or E, says how by its exit code.
 
 Every millisecond here is one of a cold start. So nothing is imported before a task needs it, `_signal` and
-`_thread` stand in for their slow public faces, and modules that are sure to be needed later (json) are
-imported after A, while the dispatcher still waits for its claim.
+`_thread` stand in for their slow public faces, as `mayfly_json` does for `json`, and modules that are sure
+to be needed later are imported after A, while the dispatcher still waits for its claim.
 """
 # pathlib would cost more than all of this:
 # ruff: noqa: PTH109, PTH112, PTH120, PTH208
@@ -75,9 +75,9 @@ class Channel:
             self._write(frame)
 
     def send_json(self, kind: bytes, body: dict[str, object]) -> None:
-        import json
+        import mayfly_json
 
-        self.send(kind, json.dumps(body).encode())
+        self.send(kind, mayfly_json.dumps(body).encode())
 
     def receive(self, kind: bytes) -> bytes:
         """The body of the next frame. The dispatcher may hang up before a task: that is no failure."""
@@ -255,9 +255,9 @@ def make_event(payload, content_type: str, converter):
         return converter.event(payload, is_json, content_type)
     if not is_json:
         return payload
-    import json
+    import mayfly_json
 
-    return json.loads(payload) if payload else None
+    return mayfly_json.loads(payload) if payload else None
 
 
 def call(handler, event, context: Context):
@@ -352,11 +352,10 @@ def rest() -> None:
 
 def answer(channel: Channel, handler, converter) -> bool:
     """One task, from its frames to its outcome: whether that is a result."""
-    import json
-
+    import mayfly_json
     import mayfly_results  # noqa: F401 - now, rather than between the result and its answer
 
-    task = json.loads(channel.receive(b"T"))
+    task = mayfly_json.loads(channel.receive(b"T"))
     os.environ.update(task["env"])
     if "logging" in sys.modules:
         show_log_lines()

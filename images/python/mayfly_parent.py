@@ -252,9 +252,9 @@ class Rehearsal:
         pass
 
     def send_json(self, kind: bytes, body: dict) -> None:
-        import json
+        import mayfly_json
 
-        json.dumps(body).encode()
+        mayfly_json.dumps(body).encode()
 
 
 def rehearse(bootstrap) -> None:

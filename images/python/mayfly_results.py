@@ -5,9 +5,10 @@ and a content type is what that says; anything else is JSON. Pydantic models and
 any depth.
 """
 
-import json
 import math
 import sys
+
+import mayfly_json
 
 JSON = "application/json"
 BYTES = "application/octet-stream"
@@ -32,8 +33,7 @@ def encode(value):
 
         return mayfly_files.content_type(value) or BYTES, _content(value, "result")
     try:
-        text = json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"), default=_plain)
-        return JSON, text.encode()
+        return JSON, mayfly_json.dumps(value, _plain, ascii=False).encode()
     except RecursionError as error:
         raise BadResult("result is nested too deeply") from error
     except (TypeError, ValueError) as error:

@@ -536,7 +536,7 @@ def test_progress_that_came_too_soon_is_told_while_the_handler_works_on(sandbox:
     process.stdin.write(task(b"null"))
     process.stdin.flush()
     said = b""
-    while b'"fraction": 0.3' not in said:
+    while b'"fraction":0.3' not in said:
         chunk = os.read(process.stdout.fileno(), 65536)
         assert chunk, said
         said += chunk
