@@ -14,6 +14,7 @@ import docker
 from docker.errors import DockerException
 
 from mayfly.base_image import BASE, PYTHON
+from mayfly.stack.engine import with_crun
 
 PATIENCE = 120.0
 MEBIBYTE = 1 << 20
@@ -43,17 +44,10 @@ class OwnEngine:
 
     def start(self) -> None:
         # In a network namespace of its own, for a second engine takes the first one's bridge and rules away.
-        command = [
-            "unshare",
-            "--net",
-            "dockerd",
-            "--host",
-            self.address,
-            "--data-root",
-            str(self.directory / "data"),
-        ]
+        command = ["dockerd", "--host", self.address, "--data-root", str(self.directory / "data")]
         command += ["--exec-root", str(self.directory / "exec"), "--pidfile", str(self.directory / "pid")]
         command += ["--bridge", "none", "--iptables=false", "--ip-forward=false", "--ip-masq=false"]
+        command = ["unshare", "--net", *with_crun(command)]
         self._forget_containerd()
         self.process = subprocess.Popen(command, stdout=self._log, stderr=self._log, start_new_session=True)
         deadline = time.monotonic() + PATIENCE

@@ -1,10 +1,12 @@
 """Docker: the engine that runs here, else one of ours."""
 
 import asyncio
+import json
 import os
 import shutil
 import socket
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Final
 
 import docker
@@ -15,11 +17,13 @@ from requests.exceptions import RequestException
 from mayfly.errors import StackError
 from mayfly.settings import Settings
 from mayfly.stack.home import Home
+from mayfly.stack.hybrid import without_unified
 from mayfly.stack.packages import CRUN, DOCKERD, Program, find
 from mayfly.stack.part import Part, Say
 
 DEFAULT: Final = "unix:///var/run/docker.sock"
 PING_SECONDS: Final = 5
+CONFIGURATION: Final = Path("/etc/docker/daemon.json")
 
 
 def address(environ: Mapping[str, str]) -> str:
@@ -59,6 +63,23 @@ def ping(host: str) -> None:
                 mend="sudo usermod -aG docker $USER && newgrp docker",
             ) from error
         raise StackError(f"no Docker engine answers at {host}: {error}") from error
+
+
+def with_crun(dockerd: list[str]) -> list[str]:
+    """The command of an engine that has crun, where there is one, beside its own runc."""
+    crun = find("crun")
+    if crun is None:
+        return dockerd
+    # What its file says of runtimes, a flag may not say besides: it would not start.
+    flags = [] if _names_runtimes() else ["--add-runtime", f"crun={crun}"]
+    return without_unified([*dockerd, *flags])
+
+
+def _names_runtimes() -> bool:
+    try:
+        return "runtimes" in json.loads(CONFIGURATION.read_text())
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 class Engine(Part):
@@ -104,8 +125,10 @@ class Engine(Part):
     def programs(self) -> list[Program]:
         programs = [] if self.given or self.running else [DOCKERD]
         installs = os.geteuid() == 0 and shutil.which("apt-get") is not None
-        # runc does as well, in three times the time: where crun cannot just be had, it is good enough.
-        if self._oci and (installs or find("runc") is None):
+        # runc does as well, in three times the time: where crun cannot just be had, it is good enough. An
+        # engine that is there already may do with what it has, one that is installed gets crun with it.
+        wanted = self._oci or (DOCKERD in programs and not DOCKERD.present)
+        if (wanted and installs) or (self._oci and find("runc") is None):
             programs.append(CRUN)
         return programs
 
@@ -121,7 +144,7 @@ class Engine(Part):
         await super().start(settings)
 
     def command(self) -> list[str]:
-        return [find("dockerd") or "dockerd", "--log-level", "warn"]
+        return with_crun([find("dockerd") or "dockerd", "--log-level", "warn"])
 
     async def probe(self, settings: Settings) -> None:
         await asyncio.to_thread(ping, self._address)

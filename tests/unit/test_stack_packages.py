@@ -1,4 +1,5 @@
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,19 @@ async def test_without_a_package_manager_that_is_known_the_error_names_the_progr
     with pytest.raises(StackError) as raised:
         await install([ABSENT], print)
     assert raised.value.mend == "install no-such-program with your package manager"
+
+
+async def test_what_there_is_a_substitute_for_may_stay_missing(
+    programs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("apt-get", "apt-cache"):
+        executable(programs / name)
+        (programs / name).write_text("#!/bin/sh\n")
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr("mayfly.stack.packages._index_is_fresh", lambda: True)
+    await install([replace(ABSENT, needed=False)], print)
+    with pytest.raises(StackError, match="no-such-program is still missing"):
+        await install([ABSENT], print)
 
 
 async def test_nothing_is_installed_or_said_where_nothing_is_missing(programs: Path) -> None:

@@ -1,0 +1,60 @@
+"""A Docker engine that the stack starts itself."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from mayfly.stack import engine, hybrid
+from mayfly.stack.engine import Engine, with_crun
+from mayfly.stack.home import Home
+from mayfly.stack.hybrid import without_unified
+from mayfly.stack.packages import CRUN, DOCKERD, Program
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """One that has crun, whose control groups are not hybrid and whose engine has no configuration."""
+    monkeypatch.setattr(engine, "find", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(engine, "CONFIGURATION", tmp_path / "daemon.json")
+    monkeypatch.setattr(hybrid, "UNIFIED", str(tmp_path / "unified"))
+    return tmp_path
+
+
+def test_an_engine_of_ours_is_given_crun(machine: Path) -> None:
+    assert with_crun(["dockerd"]) == ["dockerd", "--add-runtime", "crun=/usr/bin/crun"]
+
+
+def test_without_crun_its_command_is_as_ever(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "find", lambda name: None)
+    assert with_crun(["dockerd"]) == ["dockerd"]
+
+
+@pytest.mark.parametrize(
+    ("text", "flag"), [('{"runtimes": {}}', False), ('{"debug": true}', True), ("[", True), ("1", True)]
+)
+def test_runtimes_that_its_file_names_are_not_named_again(machine: Path, text: str, flag: bool) -> None:
+    (machine / "daemon.json").write_text(text)
+    assert ("--add-runtime" in with_crun(["dockerd"])) is flag
+
+
+def test_hybrid_control_groups_are_hidden_from_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.path.ismount", lambda path: path == "/sys/fs/cgroup/unified")
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
+    command = without_unified(["dockerd", "--flag"])
+    assert command[:4] == ["unshare", "--mount", "--propagation", "slave"]
+    assert command[-2:] == ["dockerd", "--flag"]
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    assert without_unified(["dockerd"]) == ["dockerd"]
+
+
+@pytest.mark.parametrize(("installed", "wanted"), [(True, [DOCKERD]), (False, [DOCKERD, CRUN])])
+def test_crun_comes_with_an_engine_that_is_installed_and_not_to_one_that_is_there(
+    installed: bool, wanted: list[Program], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(
+        "shutil.which", lambda name, path=None: f"/usr/bin/{name}" if name == "apt-get" or installed else None
+    )
+    monkeypatch.setattr(Engine, "_answers", lambda self: False)
+    assert Engine(Home(tmp_path), print, {}).programs() == wanted
