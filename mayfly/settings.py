@@ -151,6 +151,10 @@ class Settings(BaseSettings):
     """What sandboxes that wait for a task may come to use together, MiB; 0 keeps none ready."""
     docker_host: str | None = None
     """The Docker engine's address; unset means DOCKER_HOST, the Docker context, the default socket."""
+    docker_runtime: str | None = None
+    """The OCI runtime, by its name in the engine's configuration, that sandboxes are started with there.
+    Unset: `crun`, where the engine has it beside its default `runc` and can start a container with it; else
+    the engine's default."""
 
     # --- tasks on AWS ECS: those of functions with `runtime = "ecs"`
     ecs_cluster: str | None = None

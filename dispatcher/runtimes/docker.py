@@ -17,13 +17,21 @@ from typing import Any, Final, TypeVar
 
 import docker
 import requests
+import structlog
 from docker.errors import APIError, DockerException, ImageNotFound
 
 from dispatcher.runtimes.attach import Attachment
 from dispatcher.runtimes.base import Exit, SandboxSpec
 from dispatcher.runtimes.containers import Containers, Gone, ImageMissing, refusal
 from dispatcher.runtimes.egress import EgressNetwork
-from dispatcher.runtimes.engine import REQUEST_SECONDS, address, connect, lacking
+from dispatcher.runtimes.engine import (
+    REQUEST_SECONDS,
+    address,
+    connect,
+    lacking,
+    leaves_cgroups_open,
+    oci_runtime,
+)
 from dispatcher.runtimes.engine_http import EngineHttp
 from dispatcher.runtimes.hardening import HOSTS, container_config
 from dispatcher.runtimes.ownership import OwnerLock
@@ -33,12 +41,19 @@ from mayfly.settings import Settings
 
 T = TypeVar("T")
 
+log = structlog.get_logger(__name__)
+
 EXIT_SECONDS: Final = 10.0
 """A container whose streams have ended has exited. If the engine says nothing for so long, they were cut."""
 REMOVAL_RETRY_SECONDS: Final = (0.1, 0.5, 1.0, 2.0, 5.0)
 """Pauses between tries; the last one is repeated until the engine is back."""
 CLOSE_SECONDS: Final = 30.0
 HEALTHY_SECONDS: Final = 5.0
+TRIAL_SECONDS: Final = 30.0
+TRIAL: Final = ("/sbin/docker-init", "--version")
+"""The engine puts this program into each container: a first one needs no file besides."""
+NOTHING: Final = bytes(10240)
+"""A tar archive without a file."""
 
 
 class DockerSandbox:
@@ -97,6 +112,8 @@ class DockerRuntime:
         self._fetching = threading.Lock()
         self._volumes: dict[str, tuple[str, ...]] = {}
         self._hosts: Path | None = None
+        self._oci_runtime: str | None = None
+        self._close_cgroups = False
         self._asked: asyncio.Future[Any] | None = None
         self._attachments: weakref.WeakSet[Attachment] = weakref.WeakSet()
         self._launches: set[asyncio.Task[None]] = set()
@@ -118,9 +135,44 @@ class DockerRuntime:
         lacks = lacking(info)
         if lacks:
             raise StackError(f"the Docker engine cannot confine a function: it lacks {', '.join(lacks)}")
+        self._oci_runtime = oci_runtime(self._settings.docker_runtime, info)
         self._egress.check(self._api)
         self._lock.acquire()
         self._hosts = self._lock.beside("hosts", HOSTS)
+        if self._oci_runtime is not None and not self._settings.docker_runtime:
+            await self._try_oci_runtime()
+        self._close_cgroups = leaves_cgroups_open(self._oci_runtime, info)
+
+    async def _try_oci_runtime(self) -> None:
+        """Do with the engine's default where the one that nobody asked for starts no container here."""
+        try:
+            async with asyncio.timeout(TRIAL_SECONDS):
+                await self._start_trial()
+        except (SandboxLost, TimeoutError) as error:
+            log.warning(
+                "sandboxes start with the engine's default runtime",
+                instead_of=self._oci_runtime,
+                reason=str(error) or "nothing happened",
+            )
+            self._oci_runtime = None
+
+    async def _start_trial(self) -> None:
+        """Run a container of nothing but its first process. Raises `SandboxLost`."""
+        image = f"mayfly/trial:{uuid.uuid4().hex}"
+        name, tag = image.split(":")
+        await self._in_thread(partial(self._api.import_image_from_data, NOTHING, name, tag))
+        try:
+            sandbox = await self.launch(SandboxSpec(image, task_id="", function="trial", command=TRIAL))
+            try:
+                exit = await sandbox.wait()
+            finally:
+                await sandbox.remove()
+            if exit.code != 0:
+                raise SandboxLost(f"a first container ended with {exit.code}")
+        finally:
+            # Without a layer it is all but nothing: whether it stays is not what the trial is about.
+            with contextlib.suppress(SandboxLost):
+                await self._in_thread(partial(self._api.remove_image, image, force=True))
 
     async def healthy(self) -> bool:
         """Asks what needs the engine's locks: one that is stuck on them still answers a ping."""
@@ -202,7 +254,15 @@ class DockerRuntime:
         }
         volumes = await self._volumes_of(spec.image)
         hosts = self._hosts
-        config = container_config(spec, labels=labels, volumes=volumes, hosts=hosts, egress=egress)
+        config = container_config(
+            spec,
+            labels=labels,
+            volumes=volumes,
+            hosts=hosts,
+            egress=egress,
+            runtime=self._oci_runtime,
+            close_cgroups=self._close_cgroups,
+        )
         try:
             await self._containers.create(name, config)
         except SandboxLost as error:

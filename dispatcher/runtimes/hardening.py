@@ -37,6 +37,12 @@ MASKED: Final = (
 )
 """What is hidden of /proc and /sys: an engine has the same list, and the next, of its own."""
 READ_ONLY: Final = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
+CGROUPS: Final = "/sys/fs/cgroup"
+CONTROLLERS: Final = (
+    *("blkio", "cpu", "cpu,cpuacct", "cpuacct", "cpuset", "devices", "freezer", "hugetlb", "memory", "misc"),
+    *("net_cls", "net_cls,net_prio", "net_prio", "perf_event", "pids", "rdma", "systemd"),
+)
+"""The folders of control groups of version 1, by the names that distributions give them."""
 
 
 FORKS_CALLS: Final = ("mount", "setns", "unshare")
@@ -87,12 +93,17 @@ def container_config(
     volumes: Iterable[str] = (),
     hosts: Path | None = None,
     egress: tuple[str, str] | None = None,
+    runtime: str | None = None,
+    close_cgroups: bool = False,
 ) -> dict[str, Any]:
     """The body of Docker's ContainerCreate. `egress` is the network's name and this machine's address on it;
     `hosts` the file to be a sandbox's /etc/hosts where it has no network, for then the engine makes none.
 
     `volumes` are the paths that the image declares as volumes: each becomes a tmpfs, for otherwise the engine
     makes a directory of the host writable there, without a limit.
+
+    `runtime` is the engine's OCI runtime that starts it; None: its default. `close_cgroups` says that this
+    one leaves /sys/fs/cgroup for everybody to write to, as crun does with control groups of version 1.
     """
     config: dict[str, Any] = {
         "Image": spec.image,
@@ -116,6 +127,12 @@ def container_config(
     }
     if spec.command is not None:
         config["Cmd"] = list(spec.command)
+    if runtime is not None:
+        config["HostConfig"]["Runtime"] = runtime
+    if close_cgroups:
+        # The folder first: what is mounted in it is writable in the copy of it that this puts on top.
+        closed = [CGROUPS, *(f"{CGROUPS}/{controller}" for controller in CONTROLLERS)]
+        config["HostConfig"]["ReadonlyPaths"] = [*hidden(spec.use)[1], *closed]
     return config
 
 

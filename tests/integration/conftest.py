@@ -3,7 +3,7 @@
 import asyncio
 import os
 import shutil
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,8 @@ from dispatcher.runtimes.ownership import OwnerLock
 from mayfly.build import build
 from mayfly.function import Function, Limits
 from mayfly.settings import Settings
+from mayfly.stack.packages import CRUN
+from tests.engine import OwnEngine, copy_base_images
 
 __all__ = ["function", "registry", "start_gateway"]
 """Fixtures that are written down elsewhere."""
@@ -48,9 +50,13 @@ ENTRYPOINT ["python3", "-I", "-c"]
 """
 
 
+def address_of(engine: docker.DockerClient) -> str:
+    return f"unix://{engine.api._custom_adapter.socket_path}"
+
+
 @pytest.fixture(scope="session")
 def engine_address(docker_engine: docker.DockerClient) -> str:
-    return f"unix://{docker_engine.api._custom_adapter.socket_path}"
+    return address_of(docker_engine)
 
 
 @pytest.fixture(scope="session")
@@ -71,6 +77,26 @@ def unix_probe(
     folder.mkdir()
     (folder / "Dockerfile").write_text(UNIX_PROBE)
     return build(folder, docker_engine, on_progress=print)
+
+
+@pytest.fixture(scope="session")
+def crun_engine(
+    docker_engine: docker.DockerClient, python_probe: Function, unix_probe: Function
+) -> Iterator[docker.DockerClient]:
+    """An engine of the session's own that has crun, and the probes."""
+    if os.geteuid() != 0 or not CRUN.present:
+        pytest.skip("only root can start an engine, and crun is to be there for it")
+    engine = OwnEngine.somewhere()
+    try:
+        engine.start()
+        client = docker.DockerClient(base_url=engine.address, timeout=120)
+        copy_base_images(engine.address)
+        for probe in (python_probe, unix_probe):
+            client.api.load_image(docker_engine.api.get_image(probe.image))
+        yield client
+        client.close()
+    finally:
+        engine.remove()
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -159,9 +185,31 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("unpacked")
 
 
+@pytest.fixture(params=["docker", "docker-crun", "oci"])
+def kind(request: pytest.FixtureRequest) -> str:
+    """Of a runtime: under Docker, with each program that starts the containers."""
+    return str(request.param)
+
+
 @pytest.fixture
-def runtime_settings(engine_address: str, tmp_path: Path, unpacked: Path) -> Settings:
-    settings = Settings(state_dir=tmp_path / "state", docker_host=engine_address, slots=4)
+def engine(request: pytest.FixtureRequest, docker_engine: docker.DockerClient) -> docker.DockerClient:
+    """The one that a test's sandboxes are in."""
+    if "kind" in request.fixturenames and request.getfixturevalue("kind") == "docker-crun":
+        return request.getfixturevalue("crun_engine")
+    return docker_engine
+
+
+@pytest.fixture
+def runtime_settings(
+    request: pytest.FixtureRequest, engine: docker.DockerClient, tmp_path: Path, unpacked: Path
+) -> Settings:
+    kind = request.getfixturevalue("kind") if "kind" in request.fixturenames else None
+    settings = Settings(
+        state_dir=tmp_path / "state",
+        docker_host=address_of(engine),
+        docker_runtime={"docker": "runc", "docker-crun": "crun"}.get(kind or ""),
+        slots=4,
+    )
     settings.state_dir.mkdir()
     (settings.state_dir / "oci").symlink_to(unpacked)
     return settings
@@ -178,12 +226,12 @@ async def docker_runtime(runtime_settings: Settings) -> AsyncIterator[DockerRunt
         shutil.rmtree(runtime_settings.state_dir, ignore_errors=True)
 
 
-@pytest.fixture(params=["docker", "oci"])
-async def runtime(request: pytest.FixtureRequest, runtime_settings: Settings) -> AsyncIterator[Runtime]:
+@pytest.fixture
+async def runtime(kind: str, runtime_settings: Settings) -> AsyncIterator[Runtime]:
     """Each runtime that there is: what a sandbox promises does not depend on it."""
-    if request.param == "oci" and os.geteuid() != 0:
+    if kind == "oci" and os.geteuid() != 0:
         pytest.skip("only root can start containers without an engine")
-    runtime = {"docker": DockerRuntime, "oci": OciRuntime}[request.param](runtime_settings, "test")
+    runtime = (OciRuntime if kind == "oci" else DockerRuntime)(runtime_settings, "test")
     await runtime.start()
     try:
         yield runtime
@@ -194,13 +242,13 @@ async def runtime(request: pytest.FixtureRequest, runtime_settings: Settings) ->
 
 @pytest.fixture
 def left(
-    runtime: Runtime, runtime_settings: Settings, docker_engine: docker.DockerClient
+    runtime: Runtime, runtime_settings: Settings, engine: docker.DockerClient
 ) -> Callable[..., list[str]]:
     """What there is of a dispatcher's sandboxes, by their names."""
 
     def under_docker(dispatcher: str, settings: Settings = runtime_settings) -> list[str]:
         label = f"mayfly.lock={OwnerLock(settings.state_dir, dispatcher).label}"
-        found = docker_engine.api.containers(all=True, filters={"label": label})
+        found = engine.api.containers(all=True, filters={"label": label})
         return [container["Names"][0].strip("/") for container in found]
 
     def under_oci(dispatcher: str, settings: Settings = runtime_settings) -> list[str]:

@@ -111,9 +111,9 @@ async def test_a_missing_image_is_named(sandboxes):
         await sandboxes.runtime.launch(sandboxes.spec(image="mayfly/fn-gone:1"))
 
 
-async def test_a_program_that_is_not_there_is_named_in_the_log(sandboxes, docker_engine, tmp_path):
+async def test_a_program_that_is_not_there_is_named_in_the_log(sandboxes, engine, tmp_path):
     (tmp_path / "Dockerfile").write_text('FROM mayfly/base\nENTRYPOINT ["/no/such/program"]\n')
-    image, _ = docker_engine.images.build(path=str(tmp_path), tag="mayfly/test-noprogram:1", rm=True)
+    image, _ = engine.images.build(path=str(tmp_path), tag="mayfly/test-noprogram:1", rm=True)
     try:
         reply = await sandboxes.unix("", spec={"image": "mayfly/test-noprogram:1"})
         assert reply.failure == Failure(
@@ -121,7 +121,7 @@ async def test_a_program_that_is_not_there_is_named_in_the_log(sandboxes, docker
         )
         assert b"/no/such/program" in reply.log
     finally:
-        docker_engine.images.remove(image.id, force=True)
+        engine.images.remove(image.id, force=True)
 
 
 async def test_a_cancelled_launch_leaves_no_container(sandboxes, left):

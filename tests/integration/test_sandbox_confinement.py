@@ -152,11 +152,9 @@ except OSError as error:
 
 
 @only("container")
-async def test_a_volume_that_the_image_declares_is_memory_with_the_same_limit(
-    sandboxes, docker_engine, tmp_path
-):
+async def test_a_volume_that_the_image_declares_is_memory_with_the_same_limit(sandboxes, engine, tmp_path):
     (tmp_path / "Dockerfile").write_text(f"FROM {sandboxes.unix_probe.image}\nVOLUME /data\n")
-    image, _ = docker_engine.images.build(path=str(tmp_path), tag="mayfly/test-volume:1", rm=True)
+    image, _ = engine.images.build(path=str(tmp_path), tag="mayfly/test-volume:1", rm=True)
     try:
         reply = await sandboxes.unix(
             'print([l.split()[2] for l in open("/proc/mounts") if l.split()[1] == "/data"][0])',
@@ -164,7 +162,7 @@ async def test_a_volume_that_the_image_declares_is_memory_with_the_same_limit(
         )
         assert reply.result == b"tmpfs\n"
     finally:
-        docker_engine.images.remove(image.id, force=True)
+        engine.images.remove(image.id, force=True)
 
 
 async def test_it_has_no_network_but_its_own_loopback(sandboxes):
