@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from conftest import PATIENCE, until
+from conftest import KINDS, PATIENCE, until
 
 from mayfly.errors import SandboxLost
 from mayfly.function import Limits
@@ -19,6 +19,11 @@ from mayfly.settings import Settings
 from mayfly.task import Failure, FailureType
 
 REPOSITORY = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 def descriptors() -> int:

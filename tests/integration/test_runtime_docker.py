@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import docker
 import pytest
-from conftest import Sandboxes, address_of, until
+from conftest import KINDS, Sandboxes, address_of, until
 from structlog.testing import capture_logs
 
 from dispatcher.invocation import invoke
@@ -22,7 +22,7 @@ from tests.engine import OwnEngine
 PATIENCE = 60.0
 
 
-@pytest.fixture(params=["docker", "docker-crun"])
+@pytest.fixture(params=[kind for kind in KINDS if kind != "oci"])
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

@@ -5,8 +5,14 @@ import os
 from pathlib import Path
 
 import pytest
+from conftest import KINDS
 
 from mayfly.function import Limits
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 @pytest.fixture(params=["container", "fork", "warm"])
