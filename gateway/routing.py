@@ -35,11 +35,12 @@ class App(Starlette):
             app = layer(app)
         return app
 
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:  # type: ignore[override]
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        # A coroutine function: by that, tools tell an application of ASGI from one of WSGI.
         scope["app"] = self
         if self.middleware_stack is None:
             self.middleware_stack = self.build_middleware_stack()
-        return self.middleware_stack(scope, receive, send)
+        await self.middleware_stack(scope, receive, send)
 
 
 class Exact(Router):

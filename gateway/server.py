@@ -120,8 +120,6 @@ async def serve(settings: Settings) -> None:
     server = Server(
         uvicorn.Config(
             gateway.app(startup.run, startup.stop),
-            # Else uvicorn looks whether it is a coroutine function.
-            interface="asgi3",
             # A class, says uvicorn; it only ever calls it.
             http=watch.protocol,  # type: ignore[arg-type]
             ws=Socket,
