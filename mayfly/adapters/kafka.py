@@ -208,31 +208,33 @@ class Log:
             try:
                 self._produce(record)
             except BufferError:
-                self._fail(record, "the producer's queue is full: Kafka takes less than is sent")
+                full = "the producer's queue is full: Kafka takes less than is sent"
+                self._end(record, LogUnavailable(full))
             except KafkaException as error:
-                self._fail(record, f"Kafka refused the record: {error.args[0].str()}")
+                self._end(record, LogUnavailable(f"Kafka refused the record: {error.args[0].str()}"))
+            except Exception as error:  # noqa: BLE001 - it is told to whoever waits, and the next one goes on
+                self._end(record, error)
 
-    def _produce(self, record: "_Record") -> None:
-        future = record.future
-
+    def _produce(self, record: _Record) -> None:
         def delivered(error: KafkaError | None, message: Message) -> None:
             self._on_way -= 1
-            self._awaited.discard(future)
-            if future.done():
-                return
             if error is not None:
-                future.set_exception(LogUnavailable(f"Kafka did not acknowledge: {error.str()}"))
+                self._end(record, LogUnavailable(f"Kafka did not acknowledge: {error.str()}"))
             else:
                 place = message.partition() or 0, message.offset() or 0, message.timestamp()[1]
-                future.set_result(Appended(*place))
+                self._end(record, Appended(*place))
 
         self._producer.produce(record.topic, record.value, record.key, record.partition, delivered)
         self._on_way += 1
 
-    def _fail(self, record: "_Record", why: str) -> None:
+    def _end(self, record: _Record, outcome: Appended | Exception) -> None:
         self._awaited.discard(record.future)
-        if not record.future.done():
-            record.future.set_exception(LogUnavailable(why))
+        if record.future.done():
+            return
+        if isinstance(outcome, Exception):
+            record.future.set_exception(outcome)
+        else:
+            record.future.set_result(outcome)
 
     async def ready(self) -> None:
         """Raises `LogUnavailable` unless a broker answers."""

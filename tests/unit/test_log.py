@@ -36,6 +36,7 @@ class Producer:
     def __init__(self, _config: dict[str, Any]) -> None:
         self.given: list[tuple[bytes | None, str | None, int]] = []
         self.refuses: Exception | None = None
+        self.chokes_on: bytes | None = None
         self._awaited: list[Delivered] = []
         self._answers: list[Callable[[], None]] = []
 
@@ -44,6 +45,8 @@ class Producer:
     ) -> None:
         if self.refuses is not None:
             raise self.refuses
+        if value is not None and value == self.chokes_on:
+            raise TypeError("nobody has thought of it")
         self.given.append((value, key, partition))
         self._awaited.append(delivered)
 
@@ -144,6 +147,15 @@ async def test_what_the_producer_refuses_is_told_and_the_next_one_is_taken(
     await rounds()
     producer_of(log).answer()
     assert (await appended).offset == 0
+
+
+async def test_what_breaks_for_one_record_holds_up_none_of_those_that_are_held_with_it(log: Log) -> None:
+    producer_of(log).chokes_on = b"1"
+    one, other = append(log, b"1"), append(log, b"2")
+    with pytest.raises(TypeError, match="nobody has thought of it"):
+        await one
+    producer_of(log).answer()
+    assert (await other).offset == 0
 
 
 async def test_what_is_not_acknowledged_is_told(log: Log) -> None:
