@@ -227,7 +227,7 @@ class Intake:
     def release(self) -> None:
         """Send those back to their lanes whose time or turn has come, and end those that are to end."""
         known = self._known
-        if not (self._endings.due or self._gated or known.waiting or known.turns):
+        if not (self._endings.due or self._gated or known.waiting or known.turns.groups):
             return
         if known.partition.lost or not known.caught_up:
             return

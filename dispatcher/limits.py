@@ -20,10 +20,6 @@ class Turns:
         self._parked: dict[str, deque[Command]] = {}
         self._group_of: dict[Position, str] = {}
 
-    def __bool__(self) -> bool:
-        """Whether some wait in memory."""
-        return bool(self._parked)
-
     def starting(self, group: str) -> int:
         """How many of the group are on their way to an attempt, and not counted by the fold."""
         return self._of_group[group]
