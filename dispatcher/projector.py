@@ -246,13 +246,12 @@ class Projector:
         for told in partitions:
             if told.waiting and not told.mark and told.rebuilding is None and told.token is None:
                 await self._mark_as(told, _Taken(0, told.partition.origin))
-        drops = [told.drops for told in partitions]
-        left = [max(len(told.commands), len(told.changes)) for told in partitions]
-        for written in range(0, max(left, default=0), BATCH):
+        left = [(told, told.drops, max(len(told.commands), len(told.changes))) for told in partitions]
+        for written in range(0, max((count for *_, count in left), default=0), BATCH):
             batches = [
-                (told, dropped, told.commands[:BATCH], told.changes[:BATCH])
-                for told, dropped, count in zip(partitions, drops, left, strict=True)
-                if count > written and told.drops == dropped
+                (told, drops, told.commands[:BATCH], told.changes[:BATCH])
+                for told, drops, count in left
+                if count > written and told.drops == drops
             ]
             for told, *_ in batches:
                 told.touched = True
@@ -261,8 +260,8 @@ class Projector:
                 [change for _, _, _, changes in batches for change in changes],
             )
             reached(FaultPoint.PROJECTED)
-            for told, dropped, commands, changes in batches:
-                if told.drops == dropped:
+            for told, drops, commands, changes in batches:
+                if told.drops == drops:
                     del told.commands[: len(commands)]
                     del told.changes[: len(changes)]
 
