@@ -21,6 +21,7 @@ from gateway.errors import Problem
 from gateway.limits.limits import Limits
 from gateway.ports import Book
 from gateway.recognised import Recognised
+from gateway.scope import values
 from gateway.times import now
 from mayfly.identity import keys
 from mayfly.identity.keys import ApiKey, Credential
@@ -87,7 +88,7 @@ class Access:
         return principal
 
     def _principal(self, scope: Asgi) -> Principal:
-        given = [value for name, value in scope["headers"] if name == _AUTHORIZATION]
+        given = values(scope, _AUTHORIZATION)
         if scope["type"] == "websocket":
             given += _offered(scope)
         if not given:

@@ -51,7 +51,7 @@ def page_limit(text: str | None, default: int = 50) -> int:
 
 def idempotency_key(request: Request) -> str | None:
     """The header Idempotency-Key. Raises `Problem` for one that is none, and for two."""
-    keys = values(request.scope, b"idempotency-key")
+    keys = [key.decode("latin-1") for key in values(request.scope, b"idempotency-key")]
     if not keys:
         return None
     if len(keys) > 1 or not _KEY.fullmatch(keys[0]):

@@ -11,12 +11,12 @@ BODY_CAME: Final = "mayfly.body_came"
 """There from when the request's body has arrived as a whole."""
 
 
-def values(scope: Mapping[str, Any], name: bytes) -> list[str]:
+def values(scope: Mapping[str, Any], name: bytes) -> list[bytes]:
     """What a request's head has under that name, in lower case, as often as it came: Starlette's `Headers`
     take several times as long to say so."""
-    return [value.decode("latin-1") for one, value in scope["headers"] if one == name]
+    return [value for one, value in scope["headers"] if one == name]
 
 
 def value(scope: Mapping[str, Any], name: bytes) -> str:
-    """The first of them, or nothing."""
-    return next(iter(values(scope, name)), "")
+    """The first of them as text, or nothing."""
+    return next(iter(values(scope, name)), b"").decode("latin-1")

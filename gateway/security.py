@@ -14,6 +14,7 @@ from typing import Final
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.errors import Problem
+from gateway.scope import values
 from mayfly.errors import SettingsError
 
 _AUTHORITY: Final = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+)(?::[0-9]{1,5})?")
@@ -52,7 +53,7 @@ class Guard:
 
 
 def _refusal(scope: Scope) -> Problem | None:
-    hosts = [value for name, value in scope["headers"] if name == b"host"]
+    hosts = values(scope, b"host")
     if len(hosts) != 1 or not _is_loopback_authority(hosts[0]):
         named = ", ".join(host.decode("latin-1")[:100] for host in hosts) or "none"
         return Problem(
