@@ -318,16 +318,13 @@ def decode_envelope(value: bytes | None, *, topic: str, partition: int, offset: 
 # --- ids ----------------------------------------------------------------------------------------------------
 
 
-_VARIANT: Final = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
-"""A digit with the variant's bits, 10, in place of its first two."""
-
-
 def new_task_id() -> str:
     """A UUIDv7 (RFC 9562): its first 48 bits are the time in milliseconds."""
     time_ms = time.time_ns() // 1_000_000
     rand = os.urandom(10).hex()
     when = f"{time_ms >> 16:08x}-{time_ms & 0xFFFF:04x}"
-    return f"{when}-7{rand[:3]}-{_VARIANT[rand[3]]}{rand[4:7]}-{rand[7:19]}"
+    variant = "89ab"[int(rand[3], 16) & 3]  # 10, in bits, and two by chance
+    return f"{when}-7{rand[:3]}-{variant}{rand[4:7]}-{rand[7:19]}"
 
 
 def place_id(topic: str, partition: int, offset: int) -> str:

@@ -89,20 +89,17 @@ class QueuedTask(msgspec.Struct, frozen=True):
             fields["tenant"] = self.tenant
         if self.due_at > self.created_at:
             fields["runAt"] = timestamp(self.due_at)
-        for name, value in (
-            ("name", self.name),
-            ("timeoutSeconds", self.timeout_seconds),
-            ("ttlSeconds", self.ttl_seconds),
-            ("concurrencyKey", self.concurrency_key),
-            ("rerunOf", self.rerun_of),
-            ("payloadSha256", self.payload_sha256),
-            ("requestSha256", self.request_sha256),
-            ("batch", self.batch),
-            ("upload", self.upload),
-        ):
-            if value is not None:
-                fields[name] = str(value)
-        return fields
+        return fields | _known(
+            name=self.name,
+            timeoutSeconds=self.timeout_seconds,
+            ttlSeconds=self.ttl_seconds,
+            concurrencyKey=self.concurrency_key,
+            rerunOf=self.rerun_of,
+            payloadSha256=self.payload_sha256,
+            requestSha256=self.request_sha256,
+            batch=self.batch,
+            upload=self.upload,
+        )
 
 
 class Reservation(NamedTuple):

@@ -93,6 +93,7 @@ class Parent:
 
     def load(self) -> None:
         """Import the handler. How that fails is each child's to tell."""
+        # Nothing here needs it, but a handler may, and would import it anew in each child.
         import json  # noqa: F401
 
         import mayfly_errors  # noqa: F401
