@@ -218,7 +218,8 @@ async def test_a_task_that_is_cancelled_is_stopped_and_can_clean_up(
 ) -> None:
     hear, heard = until_said(b"at work")
     stop = Stop()
-    code = "import time\ntry:\n print('at work'); time.sleep(600)\nfinally: print('cleaned up')"
+    # In naps: a signal that comes after Python looked for one, and before the kernel sleeps, wakes nobody.
+    code = "import time\ntry:\n print('at work')\n while True: time.sleep(0.05)\nfinally: print('cleaned up')"
     running = asyncio.create_task(run(runtime, code, stop=stop, on_log=hear))
     await asyncio.wait_for(heard.wait(), PATIENCE)
     stop.set()

@@ -343,7 +343,16 @@ CANCELLED = Failure(FailureType.CANCELLED, "the task was cancelled while it ran"
 
 
 async def test_a_handler_that_is_stopped_may_clean_up(sandboxes, patience):
-    code = "import time\ntry:\n    print('begun')\n    time.sleep(600)\nfinally:\n    print('cleaned up')"
+    # In naps: a signal that comes after Python looked for one, and before the kernel sleeps, wakes nobody.
+    code = """
+import time
+try:
+    print("begun")
+    while True:
+        time.sleep(0.05)
+finally:
+    print("cleaned up")
+"""
     done = await stopped(
         sandboxes,
         "python",
