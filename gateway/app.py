@@ -308,6 +308,7 @@ class _LogCommands:
         self._settings = settings
         self._log = log
         self._queues = {settings.queue}
+        self._making: dict[str, asyncio.Task[None]] = {}
         self.ready = log.ready
         self.read = reader.read_command
 
@@ -327,11 +328,21 @@ class _LogCommands:
         """A queue's first task may come before its first dispatcher, which would make the topics as well."""
         if queue in self._queues:
             return
+        making = self._making.get(queue)
+        if making is None:
+            # Once for all tasks of a batch. That it failed is no news where nobody waits for it any more.
+            making = self._making[queue] = asyncio.create_task(self._make(queue))
+            making.add_done_callback(lambda made: made.cancelled() or made.exception())
+        await asyncio.shield(making)
+
+    async def _make(self, queue: str) -> None:
         try:
             await kafka.ensure_topics(self._settings.model_copy(update={"queue": queue}))
+            self._queues.add(queue)
         except SettingsError as error:
             raise LogUnavailable(str(error)) from error
-        self._queues.add(queue)
+        finally:
+            del self._making[queue]
 
 
 class Startup:

@@ -25,6 +25,7 @@ from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-d
 from confluent_kafka.cimpl import NewTopic
 
 from mayfly.adapters import kafka_iam
+from mayfly.adapters.kafka_offsets import offsets
 from mayfly.errors import LogUnavailable, SettingsError
 from mayfly.settings import Settings
 from mayfly.task import Lane
@@ -45,7 +46,7 @@ FILLER: Final = b"mayfly.filler"
 MAX_MESSAGE_BYTES: Final = 1_000_000
 BY_KEY: Final = -1
 """In place of a partition: librdkafka's RD_KAFKA_PARTITION_UA."""
-LEADER_SECONDS: Final = 3.0
+LEADER_SECONDS: Final = 10.0
 """How long a topic that was just made may take until its partitions are served."""
 POLL_SECONDS: Final = 0.001
 """Between two looks for acknowledgements, while some are awaited."""
@@ -126,7 +127,7 @@ class _Record(NamedTuple):
 
 
 class Log:
-    """A producer for whom nothing less than `acks=all` counts as appended.
+    """A producer for whom nothing less than `acks=all` counts as appended, and the place where it is.
 
     Who comes alone is sent at once. What comes while records are on their way is held until those are
     acknowledged, as Nagle's algorithm (RFC 896) has it for TCP, so that the more there is to append, the more
@@ -218,11 +219,15 @@ class Log:
     def _produce(self, record: _Record) -> None:
         def delivered(error: KafkaError | None, message: Message) -> None:
             self._on_way -= 1
+            offset = message.offset()
             if error is not None:
                 self._end(record, LogUnavailable(f"Kafka did not acknowledge: {error.str()}"))
+            elif offset is None:
+                # librdkafka takes a record for acknowledged once a later one is. A broker that has just come
+                # to lead a partition may have refused the first request for it, and taken the second.
+                self._end(record, LogUnavailable("Kafka did not tell where the record is: it may be nowhere"))
             else:
-                place = message.partition() or 0, message.offset() or 0, message.timestamp()[1]
-                self._end(record, Appended(*place))
+                self._end(record, Appended(message.partition() or 0, offset, message.timestamp()[1]))
 
         self._producer.produce(record.topic, record.value, record.key, record.partition, delivered)
         self._on_way += 1
@@ -271,7 +276,8 @@ _DRAINED_CONFIG: Final = {
 
 
 async def ensure_topics(settings: Settings) -> None:
-    """Make the queue's topics and the catalog where they are missing, and check those that are there.
+    """Make the queue's topics and the catalog where they are missing, and check those that are there. When it
+    returns, each of their partitions is served.
 
     Raises `SettingsError` where a topic's partition count is not the one that is set: co-partitioning
     rests on it. Raises `LogUnavailable`.
@@ -306,6 +312,10 @@ def _ensure_topics(settings: Settings) -> None:
                     f"topic {name} has {count} partitions and MAYFLY_PARTITIONS is {settings.partitions}: "
                     f"set it to {count}; a live queue's partitions never change"
                 )
+        # A broker tells of a topic before it serves it, and refuses what comes in between.
+        served = [(name, number) for name in queue_topics for number in range(settings.partitions)]
+        served += [(name, 0) for name in (*tables, AUDIT_TOPIC)]
+        offsets(admin, served, OffsetSpec.latest(), patience=LEADER_SECONDS)  # type: ignore[no-untyped-call]
     except KafkaException as error:
         raise LogUnavailable(f"Kafka at {settings.kafka} does not answer: {error.args[0].str()}") from error
 

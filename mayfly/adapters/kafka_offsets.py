@@ -2,11 +2,12 @@
 
 import time
 from collections.abc import Callable, Iterable
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from confluent_kafka import KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 
+PAUSE_SECONDS: Final = 0.05
 T = TypeVar("T")
 Slot = tuple[str, int]
 """A topic and a partition's number."""
@@ -22,7 +23,12 @@ def offsets(
 
     def ask() -> dict[Slot, int]:
         answers = admin.list_offsets(wanted, request_timeout=10)
-        return {(place.topic, place.partition): one.result().offset for place, one in answers.items()}
+        try:
+            return {(place.topic, place.partition): one.result().offset for place, one in answers.items()}
+        except KafkaException:
+            # That a topic is unknown is kept for a while, and not asked again; this asks for all of them.
+            admin.list_topics(timeout=10)
+            raise
 
     return insist(ask, patience)
 
@@ -37,4 +43,4 @@ def insist(ask: Callable[[], T], patience: float) -> T:
         except KafkaException:
             if time.monotonic() > deadline:
                 raise
-            time.sleep(0.2)
+            time.sleep(PAUSE_SECONDS)

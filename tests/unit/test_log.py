@@ -17,17 +17,17 @@ Delivered = Callable[[KafkaError | None, Any], None]
 
 
 class Message:
-    def __init__(self, partition: int, offset: int) -> None:
+    def __init__(self, partition: int, offset: int | None) -> None:
         self._place = partition, offset
 
     def partition(self) -> int:
         return self._place[0]
 
-    def offset(self) -> int:
+    def offset(self) -> int | None:
         return self._place[1]
 
     def timestamp(self) -> tuple[int, int]:
-        return 2, 1000 + self._place[1]
+        return 2, 1000 + (self._place[1] or 0)
 
 
 class Producer:
@@ -50,11 +50,11 @@ class Producer:
         self.given.append((value, key, partition))
         self._awaited.append(delivered)
 
-    def answer(self, error: KafkaError | None = None) -> None:
-        """For all that it was given."""
+    def answer(self, error: KafkaError | None = None, *, where: bool = True) -> None:
+        """For all that it was given; `where` they are is not told of those that a later one vouches for."""
         first = len(self.given) - len(self._awaited)
         for number, delivered in enumerate(self._awaited, first):
-            message = Message(self.given[number][2], number)
+            message = Message(self.given[number][2], number if where else None)
             self._answers.append(lambda delivered=delivered, message=message: delivered(error, message))  # type: ignore[misc]
         self._awaited.clear()
 
@@ -163,6 +163,14 @@ async def test_what_is_not_acknowledged_is_told(log: Log) -> None:
     await rounds()
     producer_of(log).answer(KafkaError(KafkaError._MSG_TIMED_OUT))
     with pytest.raises(LogUnavailable, match="did not acknowledge"):
+        await appended
+
+
+async def test_what_is_acknowledged_without_a_place_may_be_nowhere(log: Log) -> None:
+    appended = append(log, b"1")
+    await rounds()
+    producer_of(log).answer(where=False)
+    with pytest.raises(LogUnavailable, match="may be nowhere"):
         await appended
 
 
