@@ -22,6 +22,7 @@ from dispatcher.deliveries import Deliveries
 from dispatcher.errands import ErrandRunner
 from dispatcher.executor import Executor
 from dispatcher.housekeeping import Housekeeping
+from dispatcher.linger import Linger
 from dispatcher.liveness import Liveness
 from dispatcher.metrics import Metrics
 from dispatcher.offsets import Checkpoint
@@ -67,8 +68,6 @@ from mayfly.webhooks.callback import Policy
 
 log = structlog.get_logger(__name__)
 
-CROWD: Final = 8
-"""So many attempts at once are a crowd: what comes for them is worth gathering."""
 HAND_OVER_SECONDS: Final = 5.0
 """How long whoever stops keeps its partitions for the sake of what it runs: nothing else starts in them."""
 
@@ -109,7 +108,8 @@ class Dispatcher:
         self._started_at = datetime.now(UTC)
         self._address = ""
         self._stop = asyncio.Event()
-        self._log = Log(settings)
+        self._linger = Linger(time.monotonic)
+        self._log = Log(settings, linger=self.linger)
         self._blobs = Blobs(settings)
         self._catalog = Catalog(settings)
         vault = vault_of(settings)
@@ -322,9 +322,8 @@ class Dispatcher:
     def progressed(self) -> None:
         self.scheduler.wake()
 
-    @property
-    def crowded(self) -> bool:
-        return len(self.scheduler.running) >= CROWD
+    def linger(self) -> float:
+        return self._linger.seconds(len(self.scheduler.running))
 
     # --- what others ask
 
@@ -365,6 +364,7 @@ class Dispatcher:
             await asyncio.sleep(1)
 
     def _on_outcome(self, function: str, outcome: Outcome) -> None:
+        self._linger.ended()
         # Anybody may name a function that there is none of: those share one label.
         self.metrics.outcome(function if self._catalog.get(function) else "", outcome)
 

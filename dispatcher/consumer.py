@@ -40,8 +40,6 @@ BATCH: Final = 500
 COMMIT_SECONDS: Final = 0.5
 """How much work a dead dispatcher's successor looks at again, at most; nothing is lost by it."""
 IDLE_SECONDS: Final = 0.1
-GATHER_SECONDS: Final = 0.005
-"""For so long what comes is gathered while many tasks are on their way: to hand it over costs most."""
 UNKNOWN: Final = "?"
 """In place of the read model's mark while it is away: no mark equals it."""
 
@@ -66,9 +64,9 @@ class Owner(Protocol):
     def progressed(self) -> None:
         """Something was read: there may be work."""
 
-    @property
-    def crowded(self) -> bool:
-        """Whether so many tasks are on their way that a few milliseconds hold none up. Any thread asks."""
+    def linger(self) -> float:
+        """For how many seconds what comes may be gathered, since to hand it over costs most. Any thread
+        asks."""
 
 
 class LogConsumer:
@@ -147,8 +145,7 @@ class LogConsumer:
     def _poll(self) -> None:
         first = self._consumer.poll(IDLE_SECONDS)
         # A message is as true as its value is long, so one without a value is false.
-        gather = GATHER_SECONDS if self._owner.crowded else 0
-        messages = [] if first is None else [first, *self._consumer.consume(BATCH - 1, gather)]
+        messages = [] if first is None else [first, *self._consumer.consume(BATCH - 1, self._owner.linger())]
         readable = [message for message in self._current(messages) if self._readable(message)]
         if readable or first is None:
             pause, resume = self._on_loop(self._take, readable)

@@ -8,7 +8,7 @@ consumer is in `dispatcher/consumer.py`, with the rules that it keeps.
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Final, NamedTuple
 
 from confluent_kafka import (
@@ -132,10 +132,12 @@ class Log:
     Who comes alone is sent at once. What comes while records are on their way is held until those are
     acknowledged, as Nagle's algorithm (RFC 896) has it for TCP, so that the more there is to append, the more
     of it shares a request, which costs the broker and both ends of the connection about the same for one
-    record as for many.
+    record as for many. Whoever knows that nobody is held up by it may have records held for longer, `linger`
+    seconds at least.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, linger: Callable[[], float] = lambda: 0.0) -> None:
+        self._linger = linger
         self._timeout = settings.produce_timeout_seconds
         self._producer = Producer(
             client_config(
@@ -172,9 +174,14 @@ class Log:
         if self._closed:
             return
         self._producer.poll(0)
-        if self._held and (not self._on_way or self._loop.time() - self._held_since > HOLD_SECONDS):
+        if self._held and self._is_due():
             self._hand_over()
         self._timer = self._loop.call_later(POLL_SECONDS if self._awaited else IDLE_SECONDS, self._poll)
+
+    def _is_due(self) -> bool:
+        """Whether what is held has waited for as long as it may be of use."""
+        waited = self._loop.time() - self._held_since
+        return waited >= self._linger() and (not self._on_way or waited > HOLD_SECONDS)
 
     def _poll_soon(self) -> None:
         """For a first record that is on its way: the next look is not to be the idle one."""
@@ -195,7 +202,7 @@ class Log:
         self._awaited.add(future)
         if not self._held:
             self._held_since = self._loop.time()
-            if not self._on_way:
+            if not self._on_way and not self._linger():
                 # With what else is appended in this round of the loop.
                 self._loop.call_soon(self._hand_over)
         place = BY_KEY if partition is None else partition

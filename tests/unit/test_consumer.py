@@ -118,12 +118,15 @@ class Owner:
         self.marks_told: list[str] = []
         self.turns = 0
         """How often something was handed over."""
-        self.crowded = False
+        self.lingers = 0.0
 
     async def marks(self) -> dict[int, str]:
         if self.there is None:
             raise ReadModelUnavailable("down")
         return self.there
+
+    def linger(self) -> float:
+        return self.lingers
 
     def assigned(self, partition: Partition, mark: str) -> None:
         self.marks_told.append(mark)
@@ -270,18 +273,17 @@ async def test_an_end_of_which_nothing_is_to_be_learnt_is_not_handed_over(
     assert owner.turns == 4
 
 
-@pytest.mark.parametrize(("crowded", "waits"), [(False, 0), (True, module.GATHER_SECONDS)])
-async def test_what_comes_is_gathered_while_many_tasks_are_on_their_way(
-    crowded: bool, waits: float, consumer: LogConsumer, kafka: Kafka, owner: Owner
+async def test_what_comes_is_gathered_for_as_long_as_the_owner_says(
+    consumer: LogConsumer, kafka: Kafka, owner: Owner
 ) -> None:
-    owner.crowded = crowded
+    owner.lingers = 0.01
     waited: list[float] = []
     kafka.consume = lambda count, timeout: waited.append(timeout) or []  # type: ignore[method-assign, func-returns-value]
     kafka.assign()
     kafka.end(DEFERRED, 0)
     consumer.start()
     await read_all(consumer, kafka)
-    assert waited == [waits]
+    assert waited == [0.01]
 
 
 async def test_the_end_of_a_lane_is_nothing_to_act_on(consumer: LogConsumer, kafka: Kafka) -> None:

@@ -121,6 +121,21 @@ async def test_a_broker_that_is_slow_holds_nobody_for_long(log: Log) -> None:
     await asyncio.gather(first, second)
 
 
+async def test_what_nobody_is_held_up_by_is_held_for_as_long_as_that_is_said(log: Log) -> None:
+    linger = HOLD_SECONDS * 4
+    log._linger = lambda: linger
+    one = append(log, b"1")
+    await rounds()
+    other = append(log, b"2")
+    await asyncio.sleep(HOLD_SECONDS * 2)
+    assert producer_of(log).given == []
+    linger = 0.0
+    await asyncio.sleep(HOLD_SECONDS * 2)
+    assert [value for value, *_ in producer_of(log).given] == [b"1", b"2"]
+    producer_of(log).answer()
+    await asyncio.gather(one, other)
+
+
 async def test_without_a_partition_it_is_the_keys(log: Log) -> None:
     appended = asyncio.create_task(log.append(TOPIC, None, key="k"))
     await rounds()
