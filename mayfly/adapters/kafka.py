@@ -25,7 +25,7 @@ from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-d
 from confluent_kafka.cimpl import NewTopic
 
 from mayfly.adapters import kafka_iam
-from mayfly.adapters.kafka_offsets import offsets
+from mayfly.adapters.kafka_offsets import Slot, offsets
 from mayfly.errors import LogUnavailable, SettingsError
 from mayfly.settings import Settings
 from mayfly.task import Lane
@@ -283,8 +283,8 @@ _DRAINED_CONFIG: Final = {
 
 
 async def ensure_topics(settings: Settings) -> None:
-    """Make the queue's topics and the catalog where they are missing, and check those that are there. When it
-    returns, each of their partitions is served.
+    """Make the queue's topics and the catalog where they are missing, and check those that are there. Waits
+    until each of their partitions is served, but not for long.
 
     Raises `SettingsError` where a topic's partition count is not the one that is set: co-partitioning
     rests on it. Raises `LogUnavailable`.
@@ -319,12 +319,19 @@ def _ensure_topics(settings: Settings) -> None:
                     f"topic {name} has {count} partitions and MAYFLY_PARTITIONS is {settings.partitions}: "
                     f"set it to {count}; a live queue's partitions never change"
                 )
-        # A broker tells of a topic before it serves it, and refuses what comes in between.
-        served = [(name, number) for name in queue_topics for number in range(settings.partitions)]
-        served += [(name, 0) for name in (*tables, AUDIT_TOPIC)]
-        offsets(admin, served, OffsetSpec.latest(), patience=LEADER_SECONDS)  # type: ignore[no-untyped-call]
     except KafkaException as error:
         raise LogUnavailable(f"Kafka at {settings.kafka} does not answer: {error.args[0].str()}") from error
+    slots = [(name, number) for name in queue_topics for number in range(settings.partitions)]
+    _until_served(admin, [*slots, *((name, 0) for name in (*tables, AUDIT_TOPIC))])
+
+
+def _until_served(admin: AdminClient, slots: Sequence[Slot]) -> None:
+    """A broker tells of a topic before it serves it, and refuses what comes in between."""
+    try:
+        offsets(admin, slots, OffsetSpec.latest(), patience=LEADER_SECONDS)  # type: ignore[no-untyped-call]
+    except KafkaException as error:
+        # Whoever appends there is told so; what the others serve need not wait for it.
+        log.warning("Kafka does not serve every partition: %s", error.args[0].str())
 
 
 async def was_served(settings: Settings, queue: str) -> bool:

@@ -9,6 +9,7 @@ import asyncio
 import uuid
 
 import pytest
+from confluent_kafka import KafkaError, KafkaException
 
 from mayfly.adapters import kafka
 from mayfly.adapters.kafka import Log, ensure_topics, lane_topic, replay
@@ -55,6 +56,18 @@ async def test_what_is_acknowledged_is_there_although_no_partition_was_waited_fo
     for _ in range(QUEUES):
         acknowledged, there = await begin(settings, log)
         assert acknowledged <= there
+    await log.close()
+
+
+async def test_a_partition_that_nobody_serves_holds_up_none_of_the_others(
+    settings: Settings, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def offsets(*_: object, **__: object) -> None:
+        raise KafkaException(KafkaError(KafkaError.LEADER_NOT_AVAILABLE))
+
+    monkeypatch.setattr(kafka, "offsets", offsets)
+    await ensure_topics(settings)
+    await log.append(lane_topic(settings.queue, Lane.NORMAL), b"1", key="1")
     await log.close()
 
 
