@@ -57,9 +57,20 @@ class Completeness:
 
     async def missing(self) -> list[str]:
         """The queues of which not everything is there."""
+        lacking = await self._lacking()
+        known = self._used.issuperset(lacking)
+        used = await self._used_of(lacking)
+        if known or not used:
+            return used
+        # The log was asked after the marks were read, and may have told of what has come since.
+        lacking = await self._lacking()
+        return [queue for queue in used if queue in lacking]
+
+    async def _lacking(self) -> list[str]:
+        """The queues that do not have all of their marks."""
         marked = await self._marks.marked(sorted(set(self._queues())))
         self._used.update(queue for queue, count in marked.items() if count >= self._partitions)
-        return await self._used_of(queue for queue, count in marked.items() if count < self._partitions)
+        return [queue for queue, count in marked.items() if count < self._partitions]
 
     async def start_over(self) -> list[str]:
         """Have all of it written anew; the queues whose dispatchers are to do that."""

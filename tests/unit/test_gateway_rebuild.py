@@ -165,9 +165,10 @@ class Marks:
         self.served = {"used"}
         self.let_go = asyncio.Event()
         self.let_go.set()
+        self.there = 0
 
     async def marked(self, queues: Iterable[str]) -> Mapping[str, int]:
-        return dict.fromkeys(queues, 0)
+        return dict.fromkeys(queues, self.there)
 
     async def unmark_all(self, queue: str) -> None:
         raise AssertionError
@@ -226,6 +227,18 @@ async def test_who_waits_for_the_log_waits_for_the_one_answer() -> None:
     marks.let_go.set()
     assert [await one for one in waiting[1:]] == [["used"], ["used"]]
     assert sorted(marks.asked) == ["unused", "used"]
+
+
+async def test_a_queue_whose_first_marks_come_while_the_log_is_asked_lacks_nothing() -> None:
+    marks = Marks()
+    completeness = completeness_of(marks, [0.0])
+    marks.let_go = asyncio.Event()
+    missing = asyncio.create_task(completeness.missing())
+    while len(marks.asked) < 2:
+        await asyncio.sleep(0)
+    marks.there = 1
+    marks.let_go.set()
+    assert await missing == []
 
 
 # --- by hand ------------------------------------------------------------------------------------------------
