@@ -36,7 +36,7 @@ SLOTS: Final = 128
 """Where a sandbox is quickly had: the more tasks are on their way, the more share a round trip."""
 BACKLOG_SLOTS: Final = 64
 """Each is a container of Docker's, which takes its time to start."""
-KEPT: Final = 600
+KEPT: Final = 400
 """Tasks that wait, so that no slot does."""
 
 
