@@ -15,7 +15,6 @@ import time
 from collections.abc import Sequence
 from datetime import datetime
 from importlib.metadata import version
-from itertools import chain
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -57,12 +56,13 @@ def contenders(arena: Arena, plan: Plan) -> list[Contender]:
     return [
         *(docker.DockerRun(arena, at_once) for at_once in AT_ONCE),
         # In turn, for containers in a row slow down those behind them.
-        *chain.from_iterable(
-            (
+        *(
+            one
+            for at_once in AT_ONCE
+            for one in (
                 docker.DockerApi(arena, at_once),
                 Mayfly(arena, "container", "container", at_once, keep=2 * at_once + 2),
             )
-            for at_once in AT_ONCE
         ),
         Mayfly(arena, "container_armed", "container", 2, keep=0, singles=plan.seconds, pause=0.8),
         Mayfly(arena, "oci", "container", 4, keep=40, runtime="oci"),

@@ -28,11 +28,10 @@ class Linger:
     def ended(self) -> None:
         """An attempt is over."""
         self._ends += 1
-        passed = self._clock() - self._since
-        if passed >= WINDOW_SECONDS:
-            self._rate = self._ends / passed
-            self._since += passed
-            self._ends = 0
+        now = self._clock()
+        if now - self._since >= WINDOW_SECONDS:
+            self._rate = self._ends / (now - self._since)
+            self._since, self._ends = now, 0
 
     def seconds(self, running: int) -> float:
         """While so many attempts are on their way. Any thread may ask."""

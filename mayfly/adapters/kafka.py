@@ -48,6 +48,8 @@ BY_KEY: Final = -1
 """In place of a partition: librdkafka's RD_KAFKA_PARTITION_UA."""
 LEADER_SECONDS: Final = 10.0
 """How long a topic that was just made may take until its partitions are served."""
+READ_SECONDS: Final = 3.0
+"""How long somebody waits for that who reads."""
 POLL_SECONDS: Final = 0.001
 """Between two looks for acknowledgements, while some are awaited."""
 HOLD_SECONDS: Final = 0.005
@@ -202,7 +204,7 @@ class Log:
         self._awaited.add(future)
         if not self._held:
             self._held_since = self._loop.time()
-            if not self._on_way and not self._linger():
+            if self._is_due():
                 # With what else is appended in this round of the loop.
                 self._loop.call_soon(self._hand_over)
         place = BY_KEY if partition is None else partition
@@ -339,30 +341,25 @@ async def was_served(settings: Settings, queue: str) -> bool:
 
     Raises `LogUnavailable`.
     """
-    deadline = time.monotonic() + LEADER_SECONDS
-    while True:
-        try:
-            return await asyncio.to_thread(_was_served, settings, queue)
-        except KafkaException as error:
-            if error.args[0].code() != KafkaError.NOT_LEADER_FOR_PARTITION or time.monotonic() > deadline:
-                reason = f"Kafka does not tell how far {events_topic(queue)} has come: {error}"
-                raise LogUnavailable(reason) from error
-        # The topic was made just now, and no broker has taken its partitions up yet.
-        await asyncio.sleep(0.05)
+    try:
+        return await asyncio.to_thread(_was_served, settings, queue)
+    except KafkaException as error:
+        reason = f"Kafka does not tell how far {events_topic(queue)} has come: {error}"
+        raise LogUnavailable(reason) from error
 
 
 def _was_served(settings: Settings, queue: str) -> bool:
     admin = AdminClient(client_config(settings))
     topic = events_topic(queue)
-    places = [TopicPartition(topic, number) for number in range(settings.partitions)]
+    slots = [(topic, number) for number in range(settings.partitions)]
     latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
     try:
         if topic not in admin.list_topics(timeout=5).topics:
             return False
-        asked = admin.list_offsets(dict.fromkeys(places, latest), request_timeout=5)
         # A gateway appends events too: those of a queue without a dispatcher have changed no task.
-        if not any(answer.result(5).offset > 0 for answer in asked.values()):
+        if not any(offsets(admin, slots, latest, patience=READ_SECONDS).values()):
             return False
+        places = [TopicPartition(*slot) for slot in slots]
         group = ConsumerGroupTopicPartitions(dispatcher_group(queue), places)
         committed = admin.list_consumer_group_offsets([group], request_timeout=5)[group.group_id].result(5)
         return any(place.offset >= 0 for place in committed.topic_partitions)

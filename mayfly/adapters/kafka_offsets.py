@@ -20,14 +20,15 @@ def offsets(
     wanted = {TopicPartition(*slot): which for slot in slots}
     if not wanted:
         return {}
+    timeout = min(10.0, patience)
 
     def ask() -> dict[Slot, int]:
-        answers = admin.list_offsets(wanted, request_timeout=10)
+        answers = admin.list_offsets(wanted, request_timeout=timeout)
         try:
             return {(place.topic, place.partition): one.result().offset for place, one in answers.items()}
         except KafkaException:
             # That a topic is unknown is kept for a while, and not asked again; this asks for all of them.
-            admin.list_topics(timeout=10)
+            admin.list_topics(timeout=timeout)
             raise
 
     return insist(ask, patience)
