@@ -7,6 +7,7 @@ were there.
 
 import asyncio
 import uuid
+from collections.abc import AsyncIterator
 
 import pytest
 from confluent_kafka import KafkaError, KafkaException
@@ -43,10 +44,11 @@ async def begin(settings: Settings, log: Log) -> tuple[set[bytes], set[bytes]]:
 
 
 @pytest.fixture
-async def log(settings: Settings) -> Log:
-    log = Log(settings)
-    await log.start()
-    return log
+async def log(settings: Settings) -> AsyncIterator[Log]:
+    started = Log(settings)
+    await started.start()
+    yield started
+    await started.close()
 
 
 async def test_what_is_acknowledged_is_there_although_no_partition_was_waited_for(
@@ -56,7 +58,6 @@ async def test_what_is_acknowledged_is_there_although_no_partition_was_waited_fo
     for _ in range(QUEUES):
         acknowledged, there = await begin(settings, log)
         assert acknowledged <= there
-    await log.close()
 
 
 async def test_a_partition_that_nobody_serves_holds_up_none_of_the_others(
@@ -68,11 +69,9 @@ async def test_a_partition_that_nobody_serves_holds_up_none_of_the_others(
     monkeypatch.setattr(kafka, "offsets", offsets)
     await ensure_topics(settings)
     await log.append(lane_topic(settings.queue, Lane.NORMAL), b"1", key="1")
-    await log.close()
 
 
 async def test_once_the_topics_are_made_every_record_is_taken(settings: Settings, log: Log) -> None:
     acknowledged, there = await begin(settings, log)
     assert len(acknowledged) == RECORDS
     assert acknowledged == there
-    await log.close()

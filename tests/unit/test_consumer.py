@@ -273,17 +273,18 @@ async def test_an_end_of_which_nothing_is_to_be_learnt_is_not_handed_over(
     assert owner.turns == 4
 
 
+@pytest.mark.parametrize("waits", [0.0, 0.01])
 async def test_what_comes_is_gathered_for_as_long_as_the_owner_says(
-    consumer: LogConsumer, kafka: Kafka, owner: Owner
+    waits: float, consumer: LogConsumer, kafka: Kafka, owner: Owner
 ) -> None:
-    owner.lingers = 0.01
+    owner.lingers = waits
     waited: list[float] = []
     kafka.consume = lambda count, timeout: waited.append(timeout) or []  # type: ignore[method-assign, func-returns-value]
     kafka.assign()
     kafka.end(DEFERRED, 0)
     consumer.start()
     await read_all(consumer, kafka)
-    assert waited == [0.01]
+    assert waited == [waits]
 
 
 async def test_the_end_of_a_lane_is_nothing_to_act_on(consumer: LogConsumer, kafka: Kafka) -> None:
