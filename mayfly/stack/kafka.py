@@ -3,10 +3,7 @@
 import asyncio
 import base64
 import logging
-import os
 import uuid
-from contextlib import suppress
-from pathlib import Path
 from typing import Final
 
 from confluent_kafka import KafkaException
@@ -21,14 +18,7 @@ from mayfly.stack.part import Say, listens
 from mayfly.stack.process import run
 
 JARS: Final = "kafka-4.3.1"
-JVM: Final = (
-    "-Xms128m",
-    "-Xmx512m",
-    "-XX:+UseSerialGC",
-    # All compiler threads from the start, so that `_yield_compiler` finds them.
-    "-XX:-UseDynamicNumberOfCompilerThreads",
-    "-XX:+ExitOnOutOfMemoryError",
-)
+JVM: Final = ("-Xms128m", "-Xmx512m", *jars.JVM)
 
 # A static quorum of one: unlike a dynamic one it is not written to the metadata log, so the ports may move.
 # A member's death is noticed after the session timeout and a join takes up to the heartbeat interval: the
@@ -119,18 +109,7 @@ class Kafka(jars.JavaPart):
 
     async def start(self, settings: Settings) -> None:
         await super().start(settings)
-        if self.process is not None:
-            _yield_compiler(self.process.pid)
         await ensure_topics(settings)
-
-
-def _yield_compiler(pid: int) -> None:
-    """Have the JVM's second compiler take what nobody else wants: it makes a third less of what a task costs
-    the broker, and would take a third of a core for the first minutes of a busy stack."""
-    for thread in Path(f"/proc/{pid}/task").glob("*"):
-        with suppress(OSError):
-            if (thread / "comm").read_text().startswith("C2 Compiler"):
-                os.setpriority(os.PRIO_PROCESS, int(thread.name), 19)
 
 
 def _new_cluster() -> str:

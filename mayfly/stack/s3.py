@@ -13,9 +13,7 @@ JARS: Final = "s3proxy-3.1.0"
 JVM: Final = (
     "-Xms64m",
     "-Xmx256m",
-    "-XX:+UseSerialGC",
-    "-XX:TieredStopAtLevel=1",
-    "-XX:+ExitOnOutOfMemoryError",
+    *jars.JVM,
     f"-Dlogback.configurationFile={Path(__file__).parent / 'logback.xml'}",
 )
 IDENTITY: Final = "mayfly"
