@@ -139,7 +139,7 @@ class Executor:
         launching = self._launch_ahead(command, claim, function)
         try:
             ready = await self._ready(command, claim, function, before)
-            if launching is not None and not isinstance(ready, Refused):
+            if launching is not None and not launching.done() and not isinstance(ready, Refused):
                 # However it ends: what it raises is the attempt's to tell.
                 await asyncio.wait({launching})
             # Right before the claim, for it says what was known at that moment.
@@ -183,7 +183,7 @@ class Executor:
 
     def _launch_ahead(
         self, command: Command, claim: Claim, function: Function | None
-    ) -> "asyncio.Task[Sandbox] | None":
+    ) -> "asyncio.Future[Sandbox] | None":
         """Take a sandbox before the claim, where nothing of the task goes into its start."""
         if command.invalid or function is None or function.contract != "python":
             return None
@@ -193,7 +193,11 @@ class Executor:
         if claim.losses > losses_allowed(command, function):
             return None
         spec = SandboxSpec.of(function, command.task_id, tenant=command.envelope.tenant)
-        return asyncio.create_task(self._take(function, spec))
+        if (sandbox := self._pools.at_hand(function, spec)) is None:
+            return asyncio.create_task(self._take(function, spec))
+        taken: asyncio.Future[Sandbox] = asyncio.get_running_loop().create_future()
+        taken.set_result(sandbox)
+        return taken
 
     # --- run
 
@@ -204,7 +208,7 @@ class Executor:
         claim: Claim,
         fence: int,
         ready: Ready | Refused,
-        launching: "asyncio.Task[Sandbox] | None",
+        launching: "asyncio.Future[Sandbox] | None",
         stop: Stop,
     ) -> Outcome:
         """Raises `SandboxLost`."""
@@ -228,7 +232,7 @@ class Executor:
         claim: Claim,
         fence: int,
         ready: Ready,
-        launching: "asyncio.Task[Sandbox] | None",
+        launching: "asyncio.Future[Sandbox] | None",
         stop: Stop,
     ) -> Reply:
         """Raises `Refused`, and `SandboxLost`."""
@@ -281,12 +285,13 @@ class Executor:
             on_log=lambda chunk: watchers.log(task_id, fence, lines.decode(chunk)),
         )
 
-    async def _taken(self, launching: "asyncio.Task[Sandbox]", stop: Stop) -> Sandbox:
+    async def _taken(self, launching: "asyncio.Future[Sandbox]", stop: Stop) -> Sandbox:
         """Raises `Refused` if the stop comes first, and what `_take` raises."""
+        if launching.done():
+            return launching.result()
         try:
             async with stop.within(None):
-                if not launching.done():
-                    await asyncio.wait({launching})
+                await asyncio.wait({launching})
         finally:
             if not (taken := launching.done()):
                 await _discard(launching)
@@ -370,10 +375,11 @@ def _cancelled(partition: Partition, task_id: str) -> bool:
     return state is not None and state.cancelled
 
 
-async def _discard(launching: "asyncio.Task[Sandbox]") -> None:
+async def _discard(launching: "asyncio.Future[Sandbox]") -> None:
     """Give back a sandbox that was taken ahead, or leave none of it, however far its launch has come."""
-    launching.cancel()
-    await asyncio.wait({launching})
+    if not launching.done():
+        launching.cancel()
+        await asyncio.wait({launching})
     if not launching.cancelled() and launching.exception() is None:
         await launching.result().remove()
 

@@ -13,7 +13,7 @@ from typing import Final, Protocol
 
 import msgspec
 
-from dispatcher.frames import frame
+from dispatcher.frames import Frame, frame
 from dispatcher.messages import (
     BrokenContract,
     Frames,
@@ -106,15 +106,15 @@ async def invoke(
     """
     progress = Progress(on_progress)
     conversation = (_Python if contract == "python" else _Unix)(sandbox, request, progress, stop or Stop())
-    log = Log(request.max_log, on_log, Redactor(request.secrets))
-    logging = asyncio.create_task(log.fill(sandbox.stderr))
+    log = Log(sandbox.stderr, request.max_log, on_log, Redactor(request.secrets))
+    log.fill()
     try:
         answer = await conversation.hold()
         finished_at = _now_ms()
-        await settle(sandbox, logging, at_once=answer.kill)
+        await settle(sandbox, log, at_once=answer.kill)
     finally:
         progress.end()
-        await cancel(logging)
+        log.end()
     return Reply(
         result=answer.result,
         content_type=answer.content_type,
@@ -215,8 +215,11 @@ class _Python(_Conversation):
         self._frames = Frames(sandbox.stdout, request.max_result)
 
     async def _talk(self) -> _Answer:
-        late = f"the handler's import took more than {START_UP_SECONDS:g} s"
-        answer = await self._within(START_UP_SECONDS, late, self._armed)
+        if (first := self._frames.poll()) is not None:
+            answer = self._judged(first)
+        else:
+            late = f"the handler's import took more than {START_UP_SECONDS:g} s"
+            answer = await self._within(START_UP_SECONDS, late, self._armed)
         if answer.failure is None:
             answer = await self._run()
         return await self._explained(answer)
@@ -226,6 +229,9 @@ class _Python(_Conversation):
         first = await anext(self._frames, None)
         if first is None:
             return await self._ended(before=" before the handler was imported")
+        return self._judged(first)
+
+    def _judged(self, first: Frame) -> _Answer:
         if first.kind == "E":
             return _Answer(failure=read_failure(first.body, self._request.secrets))
         if first.kind != "A":

@@ -6,13 +6,14 @@ out.
 
 import re
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Final, TypeVar
 
 import msgspec
 
 from dispatcher.frames import Frame, FrameParser, Violation
 from dispatcher.redaction import redacted
+from dispatcher.runtimes.streams import Readable
 from mayfly.task import JSON, MAX_DELAY_SECONDS, Advice, Failure, FailureType
 
 CONTROL_BYTES: Final = 256 * 1024
@@ -33,7 +34,7 @@ class BrokenContract(Exception):
 class Frames:
     """The frames of a stream, one after the other. Raises `BrokenContract` for what is none."""
 
-    def __init__(self, stdout: AsyncIterator[bytes], max_result: int) -> None:
+    def __init__(self, stdout: Readable, max_result: int) -> None:
         self._stdout = stdout
         self._parser = FrameParser(dict.fromkeys("AGRE", CONTROL_BYTES) | {"B": max_result})
         self._found: deque[Frame | Violation] = deque()
@@ -44,6 +45,15 @@ class Frames:
     async def __anext__(self) -> Frame:
         while not self._found:
             self._found += self._parser.feed(await anext(self._stdout))
+        return self._next()
+
+    def poll(self) -> Frame | None:
+        """The next one, if it has come already."""
+        while not self._found and (chunk := self._stdout.poll()):
+            self._found += self._parser.feed(chunk)
+        return self._next() if self._found else None
+
+    def _next(self) -> Frame:
         found = self._found.popleft()
         if isinstance(found, Violation):
             raise BrokenContract(_told(found))

@@ -3,11 +3,12 @@ stands still."""
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any, Final
 
 from dispatcher.redaction import Redactor
 from dispatcher.runtimes.base import Sandbox
+from dispatcher.runtimes.streams import Readable, drained
 from mayfly.errors import SandboxLost
 
 LINGER_SECONDS: Final = 1.0
@@ -30,20 +31,43 @@ class Log:
     `on_log` is called with each chunk that is kept; while it runs, the function's output stands still.
     """
 
-    def __init__(self, cap: int, on_log: OnLog | None = None, redactor: Redactor | None = None) -> None:
+    def __init__(
+        self, stderr: Readable, cap: int, on_log: OnLog | None = None, redactor: Redactor | None = None
+    ) -> None:
+        self._stderr = stderr
         self._cap = cap
         self._on_log = on_log
         self._redactor = redactor or Redactor(())
         self._kept = bytearray()
+        self._waiting: asyncio.Future[None] | None = None
         self.dropped = 0
+        self.ended = False
 
-    async def fill(self, stderr: AsyncIterator[bytes]) -> None:
-        try:
-            async for chunk in stderr:
-                # What is dropped in any case need not be looked at, however much it is.
-                self._keep(self._redactor.feed(chunk) if len(self._kept) < self._cap else chunk)
-        finally:
-            self._keep(self._redactor.end())
+    def fill(self) -> None:
+        """Keep what has come, and, until `end`, what comes."""
+        while chunk := self._stderr.poll():
+            # What is dropped in any case need not be looked at, however much it is.
+            self._keep(self._redactor.feed(chunk) if len(self._kept) < self._cap else chunk)
+        if chunk is None:
+            self._stderr.then(self.fill)
+        else:
+            self.end()
+
+    async def filled(self) -> None:
+        """Waits for the end of the stream."""
+        if not self.ended:
+            self._waiting = asyncio.get_running_loop().create_future()
+            await self._waiting
+
+    def end(self) -> None:
+        """Nothing more is kept."""
+        if self.ended:
+            return
+        self.ended = True
+        self._stderr.then(None)
+        self._keep(self._redactor.end())
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
 
     def _keep(self, chunk: bytes) -> None:
         kept = chunk[: self._cap - len(self._kept)]
@@ -87,31 +111,32 @@ class Progress:
             self._pause = asyncio.get_running_loop().call_later(PROGRESS_SECONDS, self._pass_on)
 
 
-async def settle(sandbox: Sandbox, logging: "asyncio.Task[None]", *, at_once: bool) -> None:
+async def settle(sandbox: Sandbox, log: Log, *, at_once: bool) -> None:
     """Read what is left of the streams to their end. A process that does not end by itself is made to."""
     # The answer is known by now: that the engine went away since is for the next task to find out.
     with contextlib.suppress(SandboxLost):
-        if not at_once and await _ended(sandbox, logging, LINGER_SECONDS):
+        if not at_once and await _ended(sandbox, log, LINGER_SECONDS):
             return
         # Read meanwhile: an engine answers when what it killed is gone, which waits for its last bytes.
         killing = asyncio.create_task(sandbox.kill("SIGKILL"))
         try:
-            await _ended(sandbox, logging, DRAIN_SECONDS)
+            await _ended(sandbox, log, DRAIN_SECONDS)
         finally:
             await cancel(killing)
 
 
-async def _ended(sandbox: Sandbox, logging: "asyncio.Task[None]", seconds: float) -> bool:
+async def _ended(sandbox: Sandbox, log: Log, seconds: float) -> bool:
+    if drained(sandbox.stdout) and log.ended:
+        return True
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await discard(sandbox.stdout)
-            if not logging.done():
-                await asyncio.wait({logging})
+            await log.filled()
             return True
     return False
 
 
-async def discard(stream: AsyncIterator[bytes]) -> None:
+async def discard(stream: Readable) -> None:
     async for _ in stream:
         pass
 

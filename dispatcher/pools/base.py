@@ -18,6 +18,10 @@ class Supply(Protocol):
         """What one more sandbox that waits for a task is counted as, in MiB."""
         ...
 
+    def at_hand(self) -> Sandbox | None:
+        """One that nothing has to be waited for."""
+        ...
+
     async def make(self) -> Sandbox:
         """A sandbox whose process has been started, as `Runtime.launch` gives one.
 

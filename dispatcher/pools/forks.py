@@ -60,6 +60,10 @@ class Forks:
     def memory_mib(self) -> int:
         return CHILD_MIB
 
+    def at_hand(self) -> Sandbox | None:
+        nursery = None if self.refusal is not None else self._with_room()
+        return None if nursery is None else nursery.make()
+
     async def make(self) -> Sandbox:
         if self.refusal is not None:
             raise IsolationRefused(self.refusal)
@@ -79,24 +83,28 @@ class Forks:
             await nursery.remove()
         self._nurseries.clear()
 
+    def _with_room(self) -> Nursery | None:
+        """A container that can have one more child. While another is launched in an old one's place, the old
+        one serves on."""
+        self._nurseries = [n for n in self._nurseries if not n.ended]
+        useful = [
+            n for n in self._nurseries if not n.retired and not n.hangs and len(n.lines) < self._at_once
+        ]
+        for nursery in useful:
+            if not self._is_old(nursery):
+                return nursery
+        if self._launching is None:
+            self._launching = asyncio.create_task(self._launch())
+        return useful[0] if useful else None
+
     async def _nursery(self) -> Nursery:
-        """One that has room. While another is launched in an old one's place, the old one serves on."""
-        while True:
-            self._nurseries = [n for n in self._nurseries if not n.ended]
-            useful = [
-                n for n in self._nurseries if not n.retired and not n.hangs and len(n.lines) < self._at_once
-            ]
-            fresh = [n for n in useful if not self._is_old(n)]
-            if fresh:
-                return fresh[0]
-            if self._launching is None:
-                self._launching = asyncio.create_task(self._launch())
-            if useful:
-                return useful[0]
+        while (nursery := self._with_room()) is None:
+            assert self._launching is not None
             launched = await asyncio.shield(self._launching)
             # Even if it has ended meanwhile, by its import: that is for the task to tell.
             if len(launched.lines) < self._at_once:
                 return launched
+        return nursery
 
     async def _launch(self) -> Nursery:
         try:

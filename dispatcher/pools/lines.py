@@ -5,12 +5,12 @@ The other end, and the frames' meaning, is `images/python/mayfly_relay.py`.
 
 import asyncio
 import struct
-from collections import deque
 from collections.abc import Callable
 from signal import Signals
 from typing import Final, NamedTuple
 
 from dispatcher.runtimes.base import Exit
+from dispatcher.runtimes.streams import Stream
 from mayfly.errors import SandboxLost
 
 WINDOW: Final = 256 * 1024
@@ -61,36 +61,6 @@ class LineParser:
         return found
 
 
-class Stream:
-    """A child's stdout or stderr, to be read by one reader. What is taken becomes credit."""
-
-    def __init__(self, line: "Line") -> None:
-        self._line = line
-        self._chunks: deque[bytes] = deque()
-        self._waiting: asyncio.Future[None] | None = None
-
-    def put(self, chunk: bytes) -> None:
-        self._chunks.append(chunk)
-        self.wake()
-
-    def wake(self) -> None:
-        if self._waiting is not None and not self._waiting.done():
-            self._waiting.set_result(None)
-
-    def __aiter__(self) -> "Stream":
-        return self
-
-    async def __anext__(self) -> bytes:
-        while not self._chunks:
-            if self._line.over:
-                raise StopAsyncIteration
-            self._waiting = asyncio.get_running_loop().create_future()
-            await self._waiting
-        chunk = self._chunks.popleft()
-        self._line.took(len(chunk))
-        return chunk
-
-
 class Line:
     """One child, as a `Sandbox`. `say` sends a frame to its relay."""
 
@@ -98,8 +68,8 @@ class Line:
         self.number = number
         self.name = name
         self.over = False
-        self.stdout = Stream(self)
-        self.stderr = Stream(self)
+        self.stdout = Stream(self.took)
+        self.stderr = Stream(self.took)
         self._say = say
         self._exit: Exit | None = None
         self._lost = ""
@@ -176,8 +146,8 @@ class Line:
 
     def _finish(self) -> None:
         self.over = True
-        self.stdout.wake()
-        self.stderr.wake()
+        self.stdout.end()
+        self.stderr.end()
         self._wake()
 
     async def _change(self) -> None:

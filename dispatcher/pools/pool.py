@@ -142,24 +142,32 @@ class Pool:
 
     # --- a task's side
 
-    async def take(self) -> tuple[Taken, How]:
-        """The one that is furthest. Raises `SandboxLost` when one has to be made, and cannot be.
-
-        If cancelled, what was being made for the task waits for another.
-        """
-        self.used_at = self._clock()
-        self.demand.took(self.used_at)
+    def at_hand(self) -> tuple[Taken, How] | None:
+        """The one that is furthest, if there is one."""
         for waiting, how in ((self._armed, How.ARMED), (self._arming, How.STARTING)):
             while waiting:
                 standby = waiting.popleft()
                 standby.look()
                 if standby.fault is None:
+                    self._used()
                     self.forgive()
                     self._on_change(self)
                     return self._lend(standby), how
-        return await self._wait()
+        return None
+
+    async def take(self) -> tuple[Taken, How]:
+        """The one that is furthest. Raises `SandboxLost` when one has to be made, and cannot be.
+
+        If cancelled, what was being made for the task waits for another.
+        """
+        return self.at_hand() or await self._wait()
+
+    def _used(self) -> None:
+        self.used_at = self._clock()
+        self.demand.took(self.used_at)
 
     async def _wait(self) -> tuple[Taken, How]:
+        self._used()
         taker: asyncio.Future[Taken] = asyncio.get_running_loop().create_future()
         self._takers.append(taker)
         how = How.STARTING
@@ -200,6 +208,10 @@ class Pool:
     # --- making them
 
     def make(self) -> None:
+        if (sandbox := self._supply.at_hand()) is not None:
+            self._arrive(Standby(sandbox, self._look, self._clock()))
+            self._changed()
+            return
         task = asyncio.create_task(self._make())
         self._making.add(task)
         task.add_done_callback(self._made)

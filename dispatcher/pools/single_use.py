@@ -3,12 +3,13 @@
 import asyncio
 import contextlib
 import weakref
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Final
 
-from dispatcher.pools.marks import AnswerEnd, LogEnd, new_mark
+from dispatcher.pools.cut import Answer, MarkedLog
+from dispatcher.pools.marks import new_mark
 from dispatcher.runtimes.base import Exit, Runtime, Sandbox, SandboxSpec, Use
+from dispatcher.runtimes.streams import Readable
 from mayfly.errors import SandboxLost
 
 END_SECONDS: Final = 1.0
@@ -35,6 +36,9 @@ class SingleUse:
         self._made.add(once)
         return once
 
+    def at_hand(self) -> None:
+        """Each has to be launched."""
+
     async def rest(self) -> None:
         """There is nothing that its pool does not see."""
 
@@ -52,19 +56,19 @@ class Once:
 
     def __init__(self, sandbox: Sandbox, mark: bytes) -> None:
         self._sandbox = sandbox
-        self._stdout = _Answer(sandbox.stdout)
-        self._stderr = _Log(sandbox.stderr, mark)
+        self._stdout = Answer(sandbox.stdout)
+        self._stderr = MarkedLog(sandbox.stderr, mark)
 
     @property
     def name(self) -> str:
         return self._sandbox.name
 
     @property
-    def stdout(self) -> AsyncIterator[bytes]:
+    def stdout(self) -> Readable:
         return self._stdout
 
     @property
-    def stderr(self) -> AsyncIterator[bytes]:
+    def stderr(self) -> Readable:
         return self._stderr
 
     async def write(self, data: bytes) -> None:
@@ -87,48 +91,3 @@ class Once:
                     await self._sandbox.close_stdin()
                     await self._sandbox.wait()
         await self._sandbox.remove()
-
-
-# Classes, not generators: a generator that is cancelled while it waits has ended.
-
-
-class _Answer:
-    def __init__(self, stdout: AsyncIterator[bytes]) -> None:
-        self._stdout = stdout
-        self._end = AnswerEnd()
-
-    @property
-    def ended(self) -> bool:
-        return self._end.found
-
-    def __aiter__(self) -> "_Answer":
-        return self
-
-    async def __anext__(self) -> bytes:
-        if self._end.found:
-            raise StopAsyncIteration
-        chunk = await anext(self._stdout)
-        return chunk[: self._end.feed(chunk)]
-
-
-class _Log:
-    def __init__(self, stderr: AsyncIterator[bytes], mark: bytes) -> None:
-        self._stderr = stderr
-        self._end = LogEnd(mark)
-
-    @property
-    def ended(self) -> bool:
-        return self._end.found
-
-    def __aiter__(self) -> "_Log":
-        return self
-
-    async def __anext__(self) -> bytes:
-        while not self._end.found:
-            chunk = await anext(self._stderr, b"")
-            certain = self._end.feed(chunk) if chunk else self._end.end()
-            if certain:
-                return certain
-            if not chunk:
-                break
-        raise StopAsyncIteration

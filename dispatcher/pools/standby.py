@@ -1,63 +1,42 @@
 """One sandbox that waits for a task, watched so that no task is given a dead one."""
 
-import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from dispatcher.frames import FrameParser, Violation
 from dispatcher.runtimes.base import Exit, Sandbox
-from mayfly.errors import SandboxLost, SandboxUnused
+from dispatcher.runtimes.streams import Readable
+from mayfly.errors import SandboxUnused
 
 ARMED_BYTES: Final = 1024
 """Cap of what a sandbox says of itself when its handler is imported."""
 
 
-class Ahead:
-    """A stream that is read before its reader comes, a chunk at a time. Its reader misses nothing."""
+class Ahead(Readable):
+    """A stream that is looked at before its reader comes, who misses nothing by that."""
 
-    def __init__(self, stream: AsyncIterator[bytes]) -> None:
+    def __init__(self, stream: Readable) -> None:
         self._stream = stream
-        self._error: SandboxLost | None = None
-        self._reading: asyncio.Task[None] | None = None
-        self.chunks: deque[bytes] = deque()
+        self._seen: deque[bytes] = deque()
         self.ended = False
 
-    def read(self, then: Callable[[], None]) -> bool:
-        """Read a chunk, or the end, and call `then`. False while another is being read, or after the end."""
-        if self.ended or (self._reading is not None and not self._reading.done()):
-            return False
-        self._reading = asyncio.create_task(self._read())
-        self._reading.add_done_callback(lambda _: then())
-        return True
+    def look(self) -> bytes | None:
+        """The next chunk that nobody has seen, as `poll`; it stays for the reader."""
+        if chunk := self._next():
+            self._seen.append(chunk)
+        return chunk
 
-    async def _read(self) -> None:
-        try:
-            self.chunks.append(await anext(self._stream))
-        except StopAsyncIteration:
-            self.ended = True
-        except SandboxLost as error:
-            self.ended, self._error = True, error
+    def poll(self) -> bytes | None:
+        return self._seen.popleft() if self._seen else self._next()
 
-    def __aiter__(self) -> "Ahead":
-        return self
+    def then(self, call: Callable[[], None] | None) -> None:
+        self._stream.then(call)
 
-    async def __anext__(self) -> bytes:
-        if not self.chunks and self._reading is not None:
-            # Not awaited itself: a reader that gives up must not take what is being read with it.
-            await asyncio.wait({self._reading})
-            self._reading = None
-        if self.chunks:
-            return self.chunks.popleft()
-        if self._error is not None:
-            raise self._error
-        if self.ended:
-            raise StopAsyncIteration
-        return await anext(self._stream)
-
-    def close(self) -> None:
-        if self._reading is not None:
-            self._reading.cancel()
+    def _next(self) -> bytes | None:
+        chunk = self._stream.poll()
+        self.ended = chunk == b""
+        return chunk
 
 
 class Standby:
@@ -75,7 +54,6 @@ class Standby:
         self.stdout = Ahead(sandbox.stdout)
         self._on_change = on_change
         self._parser = FrameParser({"A": ARMED_BYTES})
-        self._judged = 0
         self._watched = False
         self._lent = False
 
@@ -97,31 +75,32 @@ class Standby:
     def look(self) -> None:
         """Judge what it has said. A sandbox that waits says one thing, and then nothing."""
         before = self.armed, self.fault
-        for _ in range(self._judged, len(self.stdout.chunks)):
-            for found in self._parser.feed(self.stdout.chunks[self._judged]):
-                if isinstance(found, Violation):
-                    self.fault = "its handler was not imported"
-                elif self.armed:
-                    self.fault = "it spoke out of turn"
-                else:
-                    self.armed = True
-            self._judged += 1
-        if self.stdout.ended and self.fault is None:
-            self.fault = (
-                "it died while it waited" if self.armed else "it ended before its handler was imported"
-            )
+        while self.fault is None and (chunk := self.stdout.look()) is not None:
+            self._judge(chunk)
         if self.fault is None:
-            self.stdout.read(self._read)
+            self.stdout.then(self._look_again)
         if (self.armed, self.fault) != before and not self._lent:
             self._on_change(self)
 
-    def _read(self) -> None:
+    def _judge(self, chunk: bytes) -> None:
+        for found in self._parser.feed(chunk):
+            if isinstance(found, Violation):
+                self.fault = "its handler was not imported"
+            elif self.armed:
+                self.fault = "it spoke out of turn"
+            else:
+                self.armed = True
+        if not chunk and self.fault is None:
+            self.fault = (
+                "it died while it waited" if self.armed else "it ended before its handler was imported"
+            )
+
+    def _look_again(self) -> None:
         if self._watched:
             self.look()
 
     async def remove(self) -> None:
         self._watched = False
-        self.stdout.close()
         await self.sandbox.remove()
 
 
@@ -145,12 +124,12 @@ class Taken:
         return self._sandbox.name
 
     @property
-    def stdout(self) -> AsyncIterator[bytes]:
+    def stdout(self) -> Readable:
         self._touch()
         return self._standby.stdout
 
     @property
-    def stderr(self) -> AsyncIterator[bytes]:
+    def stderr(self) -> Readable:
         self._touch()
         return self._sandbox.stderr
 
@@ -180,7 +159,11 @@ class Taken:
     def _check(self) -> None:
         """Raises `SandboxUnused`. How one that has waited for a task ended is no task's outcome before it
         was given one."""
-        if self._standby.armed and self._standby.stdout.ended and not self._given:
+        if self._given or not self._standby.armed:
+            return
+        while self._standby.stdout.look():
+            pass
+        if self._standby.stdout.ended:
             raise SandboxUnused("the sandbox died while it waited for a task")
 
     async def remove(self) -> None:

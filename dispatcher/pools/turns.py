@@ -11,7 +11,8 @@ from dataclasses import replace
 from typing import Final
 
 from dispatcher.frames import frame
-from dispatcher.pools.marks import AnswerEnd, LogEnd, new_mark
+from dispatcher.pools.cut import Answer, MarkedLog
+from dispatcher.pools.marks import new_mark
 from dispatcher.pools.worker import ARMED, Worker
 from dispatcher.runtimes.base import Exit, Runtime, Sandbox, SandboxSpec, Use
 from mayfly.errors import SandboxLost
@@ -51,10 +52,15 @@ class Turns:
         """How many workers wait for a turn."""
         return len(self._free)
 
+    def at_hand(self) -> Sandbox | None:
+        if not self._free or not self._free[-1].is_ready or self._is_old(self._free[-1]):
+            return None
+        return Turn(self, self._free.pop())
+
     async def make(self) -> Sandbox:
         while self._free:
             worker = self._free.pop()
-            if not self._is_old(worker) and await worker.take():
+            if not self._is_old(worker) and await worker.ready():
                 return Turn(self, worker)
             await self.discard(worker)
         worker = Worker(await self._runtime.launch(self._spec), self._on_death)
@@ -109,9 +115,10 @@ class Turn:
         self._begun = False
         self._spoiled = False
         self._removed = False
-        self.stdout = _Answer(worker)
-        self.stderr = _Log(worker, self._mark)
-        worker.turns += 1
+        worker.take()
+        first = ARMED if worker.turns > 1 else b""
+        self.stdout = Answer(worker.sandbox.stdout, worker.rearm, first=first)
+        self.stderr = MarkedLog(worker.log, self._mark)
         self.name = worker.sandbox.name
 
     async def write(self, data: bytes) -> None:
@@ -132,7 +139,7 @@ class Turn:
 
     async def wait(self) -> Exit:
         """A process that is ready for its next task has done its work with this one."""
-        if self.stdout.end.found and not self._spoiled and await self._worker.ready():
+        if self.stdout.ended and not self._spoiled and await self._worker.ready():
             return Exit(0, oom_killed=False)
         return await self._worker.sandbox.wait()
 
@@ -142,57 +149,11 @@ class Turn:
             return
         self._removed = True
         if self._has_ended and not self._spoiled:
+            self._worker.log.unread = self.stderr.rest
             await self._supply.give_back(self._worker)
         else:
             await self._supply.discard(self._worker)
 
     @property
     def _has_ended(self) -> bool:
-        return self.stdout.end.found and self.stderr.end.found
-
-
-# Classes, not generators: a generator that is cancelled while it waits has ended.
-
-
-class _Answer:
-    def __init__(self, worker: Worker) -> None:
-        self.end = AnswerEnd()
-        self._worker = worker
-        self._first = ARMED if worker.turns else b""
-
-    def __aiter__(self) -> "_Answer":
-        return self
-
-    async def __anext__(self) -> bytes:
-        if self._first:
-            first, self._first = self._first, b""
-            return first
-        if self.end.found:
-            raise StopAsyncIteration
-        chunk = await anext(self._worker.stdout)
-        size = self.end.feed(chunk)
-        if size is None:
-            return chunk
-        self._worker.rearm(chunk[size:])
-        return chunk[:size]
-
-
-class _Log:
-    def __init__(self, worker: Worker, mark: bytes) -> None:
-        self.end = LogEnd(mark)
-        self._worker = worker
-
-    def __aiter__(self) -> "_Log":
-        return self
-
-    async def __anext__(self) -> bytes:
-        while not self.end.found:
-            chunk = await self._worker.read_log()
-            certain = self.end.feed(chunk) if chunk else self.end.end()
-            if self.end.found:
-                self._worker.unread_log = self.end.rest
-            if certain:
-                return certain
-            if not chunk:
-                break
-        raise StopAsyncIteration
+        return self.stdout.ended and self.stderr.ended

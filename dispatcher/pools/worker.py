@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Final
 
 from dispatcher.frames import frame
-from dispatcher.output import cancel
 from dispatcher.runtimes.base import Sandbox
+from dispatcher.runtimes.streams import Readable
 
 ARMED: Final = frame("A", b"{}")
 REARM_SECONDS: Final = 5.0
@@ -17,64 +17,96 @@ REARM_SECONDS: Final = 5.0
 class Worker:
     """A container whose process serves tasks. `on_death` is called where it dies between two of them."""
 
-    def __init__(self, sandbox: Sandbox, on_death: Callable[["Worker"], None]) -> None:
+    def __init__(self, sandbox: Sandbox, on_death: "Callable[[Worker], None]") -> None:
         self.sandbox = sandbox
-        self.stdout = aiter(sandbox.stdout)
-        self.unread_log = b""
-        """What came after the last turn's mark."""
+        self.log = Log(sandbox.stderr)
         self.born = time.monotonic()
         self.turns = 0
         self.dead = False
-        self._stderr = aiter(sandbox.stderr)
+        self.is_ready = False
+        """Its process waits for its next task."""
         self._on_death = on_death
-        self._resting: asyncio.Task[None] | None = None
-        self._ready: asyncio.Future[bool] | None = None
+        self._said: bytearray | None = None
+        """Since its answer has ended; None while it has a turn."""
+        self._late: asyncio.TimerHandle | None = None
+        self._waiting: list[asyncio.Future[None]] = []
 
-    async def read_log(self) -> bytes:
-        """The next bytes of stderr; none at its end."""
-        if self.unread_log:
-            chunk, self.unread_log = self.unread_log, b""
-            return chunk
-        return await anext(self._stderr, b"")
+    def take(self) -> None:
+        """A turn begins. Only of one that is ready, or new."""
+        self.turns += 1
+        self._rest_no_more()
 
     def rearm(self, unread: bytes) -> None:
         """An answer has ended. `unread` is what came after it."""
-        self._ready = asyncio.get_running_loop().create_future()
-        self._resting = asyncio.create_task(self._rest(unread, self._ready))
+        self._said = bytearray(unread)
+        self._late = asyncio.get_running_loop().call_later(REARM_SECONDS, self._die)
+        self._look()
 
     async def ready(self) -> bool:
         """Waits until the process can take its next task; False if it never will."""
-        return self._ready is not None and await asyncio.shield(self._ready) and not self.dead
-
-    async def take(self) -> bool:
-        """End its rest, for a turn: False if it died meanwhile."""
-        if not await self.ready():
-            return False
-        assert self._resting is not None
-        await cancel(self._resting)
-        return not self.dead
+        if self._said is not None and not self.is_ready and not self.dead:
+            waiting = asyncio.get_running_loop().create_future()
+            self._waiting.append(waiting)
+            await waiting
+        return self.is_ready
 
     async def remove(self) -> None:
-        if self._resting is not None and self._resting is not asyncio.current_task():
-            await cancel(self._resting)
+        self._rest_no_more()
         await self.sandbox.remove()
 
-    async def _rest(self, said: bytes, ready: "asyncio.Future[bool]") -> None:
-        try:
-            async with asyncio.timeout(REARM_SECONDS):
-                while len(said) < len(ARMED):
-                    said += await anext(self.stdout)
-            if said == ARMED:
-                ready.set_result(True)
-                # It has nothing to say now: this waits for its end.
-                await anext(self.stdout)
-        except (StopAsyncIteration, TimeoutError):
-            pass
-        except asyncio.CancelledError:
-            self.dead = not ready.done()
-            raise
-        finally:
-            if not ready.done():
-                ready.set_result(False)
-        self.dead = True
+    def _look(self) -> None:
+        """It says that it is ready, and then nothing."""
+        assert self._said is not None
+        stdout = self.sandbox.stdout
+        while not self.is_ready and len(self._said) < len(ARMED):
+            chunk = stdout.poll()
+            if chunk is None:
+                stdout.then(self._look)
+                return
+            if not chunk:
+                self._die()
+                return
+            self._said += chunk
+        if self._said != ARMED or stdout.poll() is not None:
+            self._die()
+            return
+        stdout.then(self._look)
+        self.is_ready = True
+        self._decided()
+
+    def _die(self) -> None:
+        self.dead, self.is_ready = True, False
+        self._decided()
         self._on_death(self)
+
+    def _rest_no_more(self) -> None:
+        self._said, self.is_ready = None, False
+        self.sandbox.stdout.then(None)
+        self._decided()
+
+    def _decided(self) -> None:
+        """Whether it is ready."""
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+        for waiting in self._waiting:
+            if not waiting.done():
+                waiting.set_result(None)
+        self._waiting.clear()
+
+
+class Log(Readable):
+    """A worker's stderr, from turn to turn. `unread` is what came after the mark of the last one."""
+
+    def __init__(self, stderr: Readable) -> None:
+        self.unread = b""
+        self._stderr = stderr
+
+    def poll(self) -> bytes | None:
+        if self.unread:
+            unread, self.unread = self.unread, b""
+            return unread
+        return self._stderr.poll()
+
+    def then(self, call: Callable[[], None] | None) -> None:
+        self._stderr.then(call)

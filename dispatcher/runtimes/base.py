@@ -5,10 +5,11 @@ contracts; what speaks them is `dispatcher.invocation`.
 """
 
 import enum
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Protocol
 
+from dispatcher.runtimes.streams import Readable
 from mayfly.function import Function, Limits
 from mayfly.task import DEFAULT_TENANT
 
@@ -91,13 +92,13 @@ class Sandbox(Protocol):
         ...
 
     @property
-    def stdout(self) -> AsyncIterator[bytes]:
+    def stdout(self) -> Readable:
         """Chunks as they come; ends when the main process is gone. To be read by one reader, together with
         `stderr`: what is not read stops the function once a bounded buffer is full, of both streams."""
         ...
 
     @property
-    def stderr(self) -> AsyncIterator[bytes]: ...
+    def stderr(self) -> Readable: ...
 
     async def write(self, data: bytes) -> None:
         """Write to stdin; waits while the function does not read. What a gone process left unread is no

@@ -9,7 +9,7 @@ import contextlib
 import threading
 import uuid
 import weakref
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -35,6 +35,7 @@ from dispatcher.runtimes.engine import (
 from dispatcher.runtimes.engine_http import EngineHttp
 from dispatcher.runtimes.hardening import HOSTS, container_config
 from dispatcher.runtimes.ownership import OwnerLock
+from dispatcher.runtimes.streams import Readable
 from mayfly.errors import ImageNotThere, RegistryUnavailable, SandboxesUnavailable, SandboxLost, StackError
 from mayfly.registry import Registry
 from mayfly.settings import Settings
@@ -66,11 +67,11 @@ class DockerSandbox:
         self._exit: Exit | None = None
 
     @property
-    def stdout(self) -> AsyncIterator[bytes]:
+    def stdout(self) -> Readable:
         return self._attachment.stdout
 
     @property
-    def stderr(self) -> AsyncIterator[bytes]:
+    def stderr(self) -> Readable:
         return self._attachment.stderr
 
     async def write(self, data: bytes) -> None:

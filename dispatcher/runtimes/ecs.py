@@ -10,7 +10,7 @@ of its task (`fargate.py`), and what nobody looks after any more ends by itself 
 import asyncio
 import contextlib
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, TypeVar
 
@@ -19,6 +19,7 @@ import structlog
 from dispatcher.runtimes.base import Exit, SandboxSpec, Use
 from dispatcher.runtimes.carried import Carried, Objects
 from dispatcher.runtimes.fargate import BATCH, Fargate, State
+from dispatcher.runtimes.streams import Readable
 from mayfly.errors import BlobsUnavailable, IsolationRefused, SandboxesUnavailable, SandboxLost
 from mayfly.settings import Settings
 
@@ -57,11 +58,11 @@ class EcsSandbox:
         self._tasks: list[asyncio.Task[None]] = [asyncio.create_task(carried.renew())]
 
     @property
-    def stdout(self) -> AsyncIterator[bytes]:
+    def stdout(self) -> Readable:
         return self._carried.streams.stdout
 
     @property
-    def stderr(self) -> AsyncIterator[bytes]:
+    def stderr(self) -> Readable:
         return self._carried.streams.stderr
 
     async def write(self, data: bytes) -> None:

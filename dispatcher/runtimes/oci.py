@@ -14,7 +14,6 @@ import shutil
 import signal
 import sys
 import uuid
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Final
 
@@ -28,6 +27,7 @@ from dispatcher.runtimes.ownership import OwnerLock
 from dispatcher.runtimes.pipes import Pipes
 from dispatcher.runtimes.program import Program, find_init, programs
 from dispatcher.runtimes.rootfs import RootFilesystems
+from dispatcher.runtimes.streams import Readable
 from mayfly.errors import SandboxesUnavailable, SandboxLost, StackError
 from mayfly.settings import Settings
 
@@ -51,11 +51,11 @@ class OciSandbox:
         self._container = container
 
     @property
-    def stdout(self) -> AsyncIterator[bytes]:
+    def stdout(self) -> Readable:
         return self._pipes.stdout
 
     @property
-    def stderr(self) -> AsyncIterator[bytes]:
+    def stderr(self) -> Readable:
         return self._pipes.stderr
 
     async def write(self, data: bytes) -> None:

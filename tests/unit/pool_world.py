@@ -2,8 +2,10 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any, Final
+
+from sandbox_streams import stream
 
 from dispatcher.frames import frame
 from dispatcher.pools.pools import Pools
@@ -26,40 +28,16 @@ class Scripted:
         self.removed = 0
         self.lost = False
         """Whether the end of its streams is the engine's."""
-        self._said: deque[bytes] = deque()
-        self._ended = False
-        self._news = asyncio.Event()
+        self.stdout, self.stderr = stream(), stream()
 
     def says(self, data: bytes) -> "Scripted":
-        self._said.append(data)
-        self._news.set()
+        self.stdout.put(data)
         return self
 
     def ends(self, *, lost: bool = False) -> None:
-        self._ended, self.lost = True, lost
-        self._news.set()
-
-    @property
-    def stdout(self) -> AsyncIterator[bytes]:
-        return self
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self
-
-    async def __anext__(self) -> bytes:
-        while not self._said:
-            if self._ended:
-                raise StopAsyncIteration
-            self._news.clear()
-            await self._news.wait()
-        return self._said.popleft()
-
-    @property
-    async def stderr(self) -> AsyncIterator[bytes]:
-        while not self._ended:
-            await self._news.wait()
-            await asyncio.sleep(0)
-        yield b""
+        self.lost = lost
+        self.stdout.end()
+        self.stderr.end()
 
     async def write(self, data: bytes) -> None:
         self.given += data
@@ -93,6 +71,8 @@ class Supplied:
     @property
     def memory_mib(self) -> int:
         return self._spec.limits.memory_mib
+
+    def at_hand(self) -> None: ...
 
     async def make(self) -> Sandbox:
         return await self._runtime.launch(self._spec)

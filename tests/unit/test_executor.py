@@ -10,6 +10,7 @@ import msgspec
 import pytest
 from owner_world import Asked, Told, owner, world
 from pool_world import ARMED, Entries, Scripted
+from sandbox_streams import Iterated
 
 from dispatcher import claims, executor
 from dispatcher.buffers import Command
@@ -51,7 +52,6 @@ class Process:
     name = "process"
 
     def __init__(self, prints: bytes = b"", code: int = 0, *, ended: bool = True, lost: bool = False) -> None:
-        self._prints = prints
         self._code = code
         self._lost = lost
         self.end = asyncio.Event()
@@ -59,18 +59,12 @@ class Process:
             self.end.set()
         self.removed = False
         self.signals: list[str] = []
+        self.stdout, self.stderr = Iterated(self._at_its_end(prints)), Iterated(self._at_its_end(b""))
 
-    @property
-    async def stdout(self) -> AsyncIterator[bytes]:
+    async def _at_its_end(self, text: bytes) -> AsyncIterator[bytes]:
         await self.end.wait()
-        if self._lost:
-            raise SandboxLost("the engine is gone")
-        yield self._prints
-
-    @property
-    async def stderr(self) -> AsyncIterator[bytes]:
-        await self.end.wait()
-        yield b""
+        if not self._lost:
+            yield text
 
     async def write(self, data: bytes) -> None: ...
 
@@ -82,6 +76,8 @@ class Process:
 
     async def wait(self) -> Exit:
         await self.end.wait()
+        if self._lost:
+            raise SandboxLost("the engine is gone")
         return Exit(self._code, oom_killed=False)
 
     async def remove(self) -> None:

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import msgspec
@@ -13,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
+from sandbox_streams import Iterated
 
 from dispatcher import invocation, output
 from dispatcher.frames import frame
@@ -62,13 +64,13 @@ class ProcessSandbox:
             )
         )
 
-    @property
-    def stdout(self) -> AsyncIterator[bytes]:
-        return chunks(self.process.stdout)
+    @cached_property
+    def stdout(self) -> Iterated:
+        return Iterated(chunks(self.process.stdout))
 
-    @property
-    def stderr(self) -> AsyncIterator[bytes]:
-        return chunks(self.process.stderr)
+    @cached_property
+    def stderr(self) -> Iterated:
+        return Iterated(chunks(self.process.stderr))
 
     async def write(self, data: bytes) -> None:
         try:
@@ -95,6 +97,13 @@ class ProcessSandbox:
         await self.process.wait()
         self.process.stdin.close()
         self.process._transport.close()
+
+
+def tasks_beside(sandbox: ProcessSandbox) -> set[asyncio.Task[Any]]:
+    """All that there are, with those by which this sandbox is read."""
+    assert sandbox.stdout
+    assert sandbox.stderr
+    return asyncio.all_tasks()
 
 
 async def chunks(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
@@ -349,7 +358,7 @@ async def test_an_engine_that_goes_away_after_the_result_changes_nothing():
 
 async def test_a_cancelled_invocation_leaves_no_task_behind():
     sandbox = await ProcessSandbox.of(SPEAK + 'send("A"); os.write(2, b"here"); time.sleep(600)')
-    before = asyncio.all_tasks()
+    before = tasks_beside(sandbox)
     invoking = asyncio.create_task(invoke(sandbox, "python", REQUEST))
     await asyncio.sleep(0)
     invoking.cancel()

@@ -1,23 +1,26 @@
 """How a container that is used once is given up."""
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import pytest
+from sandbox_streams import stream
 
 from dispatcher.frames import frame
 from dispatcher.pools import single_use
 from dispatcher.pools.single_use import Once
 from dispatcher.runtimes.base import Exit
+from dispatcher.runtimes.streams import Stream
 from mayfly.errors import SandboxLost
 
 MARK = b"\0mark\n"
 ANSWER = frame("R", b"{}") + frame("B", b"1")
 
 
-async def stream(*chunks: bytes) -> AsyncIterator[bytes]:
-    for chunk in chunks:
-        yield chunk
+def ended(chunk: bytes) -> Stream:
+    found = stream()
+    found.put(chunk)
+    found.end()
+    return found
 
 
 class Sandbox:
@@ -26,7 +29,7 @@ class Sandbox:
     name = "one"
 
     def __init__(self, out: bytes, err: bytes, end: Exit | SandboxLost | None) -> None:
-        self.stdout, self.stderr = stream(out), stream(err)
+        self.stdout, self.stderr = ended(out), ended(err)
         self.asked: list[str] = []
         self._end = end
 
