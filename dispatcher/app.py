@@ -31,6 +31,7 @@ from dispatcher.pools.forks import Forks
 from dispatcher.pools.pools import Pools
 from dispatcher.pools.single_use import SingleUse
 from dispatcher.pools.turns import Turns
+from dispatcher.processors import idle_seconds
 from dispatcher.projector import Projector
 from dispatcher.rebuild import Rebuild
 from dispatcher.repeats import Repeats
@@ -108,7 +109,7 @@ class Dispatcher:
         self._started_at = datetime.now(UTC)
         self._address = ""
         self._stop = asyncio.Event()
-        self._linger = Linger(time.monotonic)
+        self._linger = Linger(time.monotonic, idle_seconds, processors=os.cpu_count() or 1)
         self._log = Log(settings, linger=self.linger)
         self._blobs = Blobs(settings)
         self._catalog = Catalog(settings)

@@ -1,27 +1,38 @@
 """How long what is read and what is appended may be gathered, so that it is handed on together. No I/O.
 
 To hand one thing on costs about as much as to hand on many: a turn of the event loop, a request to the
-broker. Where many short tasks are on their way, to wait a little for the next ones holds none of them up, for
-what they wait for is the processor; where few are, or long ones, there is nothing to wait for.
+broker. Where the processors are busy with many short tasks, to wait a little for the next ones holds none of
+them up, for what they wait for is the processor. Where few are on their way, or tasks that wait for something
+else, there is nothing to wait for.
 """
 
 from collections.abc import Callable
 from typing import Final
 
 WINDOW_SECONDS: Final = 1.0
-"""Over which ends are counted."""
+"""Over which ends, and what the processors did, are counted."""
 BUSY: Final = 100.0
 """Ends in a second, from which on anything is gathered."""
-SHARE_SECONDS: Final = 0.0002
-"""For each task on its way, one waits so long. Each is held up four times in its life, so that however many
-there are, more than a thousand of them a second can be."""
-MOST_SECONDS: Final = 0.025
+IDLE: Final = 0.2
+"""The share of the processors' time that nobody uses, from which on nothing is: whatever a task waits for
+then, it is not them."""
+SHARE: Final = 0.1
+"""Of the time that an attempt takes. It is held up four times in its life."""
+MOST_SECONDS: Final = 0.05
 
 
 class Linger:
-    def __init__(self, clock: Callable[[], float]) -> None:
+    """`idle` is how many seconds the processors have been idle since some time in the past, all together, of
+    so many `processors`; None where nobody knows, and then nothing is gathered."""
+
+    def __init__(
+        self, clock: Callable[[], float], idle: Callable[[], float | None], *, processors: int
+    ) -> None:
         self._clock = clock
+        self._idle = idle
+        self._processors = processors
         self._since = clock()
+        self._idle_before = idle()
         self._ends = 0
         self._rate = 0.0
 
@@ -29,11 +40,21 @@ class Linger:
         """An attempt is over."""
         self._ends += 1
         now = self._clock()
-        if now - self._since >= WINDOW_SECONDS:
-            self._rate = self._ends / (now - self._since)
-            self._since, self._ends = now, 0
+        passed = now - self._since
+        if passed < WINDOW_SECONDS:
+            return
+        rate, self._ends, self._since = self._ends / passed, 0, now
+        before, self._idle_before = self._idle_before, self._idle()
+        if before is None or self._idle_before is None:
+            rests = True
+        else:
+            rests = self._idle_before - before > IDLE * passed * self._processors
+        self._rate = 0.0 if rests or rate < BUSY else rate
 
     def seconds(self, running: int) -> float:
         """While so many attempts are on their way. Any thread may ask."""
-        stands = self._clock() - self._since >= 2 * WINDOW_SECONDS
-        return 0.0 if stands or self._rate < BUSY else min(MOST_SECONDS, SHARE_SECONDS * running)
+        rate = self._rate
+        if not rate or self._clock() - self._since >= 2 * WINDOW_SECONDS:
+            return 0.0
+        # By Little's law each takes `running / rate`.
+        return min(MOST_SECONDS, SHARE * running / rate)
