@@ -76,6 +76,8 @@ local function queued(id, created, partition, status, fields)
   local tasks, dead, events = indexes(tenant)
   local is = redis.call('HMGET', hash, 'command', 'status', 'tenant', 'taskType', 'tags', 'batch')
   local theirs, theirs_dead = indexes(is[3])
+  -- Its gateway or its owner was here: all of this was written then, at once. A rebuild makes sure.
+  if is[1] == given.command and tasks == theirs and ARGV[2] ~= '1' then return end
   if is[1] then
     -- A second command of a task says nothing new: the first one is the one that was accepted, whosever the
     -- second is.
@@ -128,8 +130,8 @@ local function change(id, partition, offset, status, ended, removed, fields, att
   local tasks, dead, events = indexes(was[3])
   if #removed > 0 then redis.call('HDEL', hash, unpack(removed)) end
   if status == '' then status = was[2] or 'QUEUED' end
-  redis.call('HSET', hash, 'taskId', id, 'position', partition .. ':' .. offset, 'status', status)
-  if #fields > 0 then redis.call('HSET', hash, unpack(fields)) end
+  local position = partition .. ':' .. offset
+  redis.call('HSET', hash, 'taskId', id, 'position', position, 'status', status, unpack(fields))
   if ended ~= '' then
     local kept = status == 'FAILED' and dead or 'mayfly:tasks:ended'
     redis.call('ZADD', kept, ended, id)
