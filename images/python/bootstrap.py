@@ -58,8 +58,6 @@ class Channel:
     """Both directions of the conversation with the dispatcher, moved away from descriptors 0 and 1."""
 
     def __init__(self) -> None:
-        # Else a print would come after what was written to stderr later, or be lost by os._exit.
-        sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
         os.dup2(0, TASK_FD, inheritable=False)
         os.dup2(1, RESULT_FD, inheritable=False)
         os.dup2(os.open("/dev/null", os.O_RDONLY), 0)
@@ -131,6 +129,13 @@ class Channel:
             chunks.append(chunk)
             left -= len(chunk)
         return b"".join(chunks)
+
+
+def open_channel() -> Channel:
+    """And have what is printed come out in its turn: else it would come after what was written to stderr
+    later, or be lost by os._exit."""
+    sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
+    return Channel()
 
 
 class Identity:
@@ -424,7 +429,7 @@ def main() -> None:
 
         mayfly_turns.serve(bootstrap)
     else:
-        run(Channel(), *options)
+        run(open_channel(), *options)
     flush()
     os._exit(0)  # the outcome is told; threads that the handler left behind must not hold the sandbox
 

@@ -5,11 +5,8 @@ and every microsecond of it is a task's. A failure is an OSError; `step` then na
 """
 # ruff: noqa: PTH112, PTH123 - pathlib is slow to import
 
-import _socket
-import fcntl
 import os
 import resource
-import struct
 import sys
 
 import mayfly_kernel as kernel
@@ -23,10 +20,6 @@ NPROC_PER_NAMESPACE = (5, 14)
 
 MASKED = ("acpi", "asound", "keys", "latency_stats", "sched_debug", "scsi", "timer_list", "timer_stats")
 """What the engine hides of /proc from an ordinary sandbox, as far as any user may read it."""
-
-SIOCSIFFLAGS = 0x8914
-LOOPBACK_UP = struct.pack("16sh14x", b"lo", 1)
-"""A struct ifreq: the name, and IFF_UP."""
 
 
 class Confinement:
@@ -63,7 +56,7 @@ class Confinement:
         self.step = "setting limits"
         kernel.write("/proc/self/oom_score_adj", OOM_SCORE)
         if self._loopback:
-            _raise_loopback()
+            kernel.raise_loopback()
         self.step = "making a user namespace"
         kernel.unshare(kernel.NEW_USER)
         kernel.map_user(first=False)
@@ -126,10 +119,3 @@ def _mask(path: str) -> tuple:
     if os.path.isdir(path):
         return b"tmpfs", path.encode(), b"tmpfs", kernel.READ_ONLY, b"size=4k"
     return b"/dev/null", path.encode(), None, kernel.BIND, None
-
-
-def _raise_loopback() -> None:
-    # Not by `socket`: its classes and enumerations would be copied into every child for this.
-    handle = _socket.socket(_socket.AF_INET, _socket.SOCK_DGRAM, 0)
-    fcntl.ioctl(handle.fileno(), SIOCSIFFLAGS, LOOPBACK_UP)
-    handle.close()

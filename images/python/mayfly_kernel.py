@@ -22,6 +22,7 @@ FORBIDDEN = {
 
 SIGCHLD = 17
 CLONE_VM = 0x100
+AF_INET, SOCK_DGRAM, SIOCSIFFLAGS = 2, 2, 0x8914
 SET_DUMPABLE, DROP_BOUNDING, SET_SECCOMP, FILTER = 4, 24, 22, 2
 
 # PyDLL keeps the interpreter's lock: these are short, and a process has one thread where it calls them.
@@ -42,9 +43,13 @@ _prctl = _function("prctl", ctypes.c_int, _number, _number, _number, _number)
 _unshare = _function("unshare", ctypes.c_int)
 _setns = _function("setns", ctypes.c_int, ctypes.c_int)
 _capset = _function("capset", _pointer, _pointer)
+_socket = _function("socket", ctypes.c_int, ctypes.c_int, ctypes.c_int)
+_ioctl = _function("ioctl", ctypes.c_int, _number, _pointer)
 _srandom = _function("srandom", ctypes.c_uint)
 _srand48 = _function("srand48", ctypes.c_long)
 
+_LOOPBACK_UP = ctypes.create_string_buffer(struct.pack("16sh14x", b"lo", 1))
+"""A struct ifreq: the name, and IFF_UP."""
 _HEADER = ctypes.create_string_buffer(struct.pack("Ii", 0x20080522, 0))
 _NO_CAPABILITIES = ctypes.create_string_buffer(24)
 _STACK = ctypes.create_string_buffer(16384)
@@ -75,6 +80,16 @@ def map_user(*, first: bool) -> None:
 
 
 USER, GROUP = os.getuid(), os.getgid()
+
+
+def raise_loopback() -> None:
+    """Not by `socket`: of its classes and enumerations each child would get a copy for this."""
+    handle = _socket(AF_INET, SOCK_DGRAM, 0)
+    _check(handle)
+    try:
+        _check(_ioctl(handle, SIOCSIFFLAGS, _LOOPBACK_UP))
+    finally:
+        os.close(handle)
 
 
 def set_dumpable(yes: bool) -> None:

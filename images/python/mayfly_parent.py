@@ -18,6 +18,7 @@ To and from the relay go packets: a kind, the child's number, and what the kind 
                                                 L  lost: why
 """
 
+import _signal
 import array
 import gc
 import os
@@ -211,7 +212,7 @@ class Parent:
 
     def _live(self) -> None:
         channel = self._bootstrap.Channel()
-        signal.signal(signal.SIGTERM, self._bootstrap.terminate)
+        _signal.signal(_signal.SIGTERM, self._bootstrap.terminate)
         if self._function is not None:
             channel.send(b"A", b"{}")
             self._bootstrap.answer(channel, *self._function)

@@ -21,7 +21,7 @@ SCRATCH = ("/tmp", "/dev/shm")  # noqa: S108 - the sandbox's own
 
 def serve(bootstrap) -> None:
     """Until the dispatcher hangs up, or a task ends the process. The import's failure is the first answer."""
-    channel = bootstrap.Channel()
+    channel = bootstrap.open_channel()
     try:
         function = bootstrap.load_function()
     except SystemExit:
