@@ -1,6 +1,7 @@
 """What Prometheus is told."""
 
 from collections.abc import Iterator
+from functools import cache
 from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
@@ -27,19 +28,21 @@ class Metrics:
         self._dispatcher = dispatcher
         self._registry = CollectorRegistry()
         self._registry.register(self)
-        self._outcomes = Counter(
+        outcomes = Counter(
             "mayfly_attempts",
             "Attempts whose outcome counted",
             ["function", "status", "failure"],
             registry=self._registry,
         )
-        self._seconds = Histogram(
+        seconds = Histogram(
             "mayfly_attempt_seconds",
             "From an attempt's input to its end",
             ["function"],
             registry=self._registry,
         )
-
+        # To look a counter up by its labels takes longer than to count.
+        self._outcomes = cache(outcomes.labels)
+        self._seconds = cache(seconds.labels)
         self._webhooks = Counter(
             "mayfly_webhook_attempts",
             "Attempts to deliver a webhook: delivered, failed, or given up",
@@ -52,8 +55,8 @@ class Metrics:
 
     def outcome(self, function: str, outcome: Outcome) -> None:
         failure = outcome.failure.type.value if outcome.failure else ""
-        self._outcomes.labels(function, outcome.status.value, failure).inc()
-        self._seconds.labels(function).observe((outcome.finished_at - outcome.started_at) / 1000)
+        self._outcomes(function, outcome.status.value, failure).inc()
+        self._seconds(function).observe((outcome.finished_at - outcome.started_at) / 1000)
 
     def collect(self) -> Iterator[Metric]:
         """Part of prometheus_client's collector protocol."""

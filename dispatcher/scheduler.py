@@ -109,12 +109,22 @@ class Scheduler:
             partition.release()
         # First: behind a long backlog they would wait for ever.
         self._take_over()
-        while self._may_start() and (found := self._next()):
-            self._start(*found)
+        # What one lane is asked for may give another one work.
+        while self._may_start() and (lanes := [lane for lane in Lane if self._has_work(lane)]):
+            self._fill_from(lanes)
         for partition in self.partitions.values():
             partition.pass_over()
             while not self._stopped and (chore := partition.next_chore()):
                 self._start_chore(partition, chore)
+
+    def _fill_from(self, lanes: list[Lane]) -> None:
+        """By their shares, until none of them has work."""
+        while lanes and self._may_start():
+            lane = self._shares.turn(lanes)
+            if found := self._next(lane):
+                self._start(*found)
+            if not self._has_work(lane):
+                lanes.remove(lane)
 
     def _pause(self) -> float:
         """Seconds until there is something to do although nothing happens."""
@@ -143,14 +153,15 @@ class Scheduler:
         if not task.cancelled() and (error := task.exception()):
             log.error("an attempt broke: its task stays claimed", exc_info=error)
 
-    def _next(self) -> tuple[Partition, Work] | None:
-        while lanes := [lane for lane in Lane if any(p.has_work(lane) for p in self.partitions.values())]:
-            lane = self._shares.turn(lanes)
-            for number in self._in_turn(lane):
-                partition = self.partitions[number]
-                if work := partition.next(lane):
-                    self._last[lane] = number
-                    return partition, work
+    def _has_work(self, lane: Lane) -> bool:
+        return any(partition.has_work(lane) for partition in self.partitions.values())
+
+    def _next(self, lane: Lane) -> tuple[Partition, Work] | None:
+        for number in self._in_turn(lane):
+            partition = self.partitions[number]
+            if work := partition.next(lane):
+                self._last[lane] = number
+                return partition, work
         return None
 
     def _in_turn(self, lane: Lane) -> list[int]:

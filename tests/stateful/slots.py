@@ -174,9 +174,9 @@ class Slots(Scheduler):
         self.ticks += later
         self._fill()
 
-    def _next(self) -> tuple[Partition, Work] | None:
+    def _next(self, lane: Lane) -> tuple[Partition, Work] | None:
         self._on_choice()
-        return super()._next()
+        return super()._next(lane)
 
     def _start(self, partition: Partition, work: Work) -> None:
         job = Job(partition, work)
