@@ -53,9 +53,11 @@ class Turns:
         return len(self._free)
 
     def at_hand(self) -> Sandbox | None:
-        if not self._free or not self._free[-1].is_ready or self._is_old(self._free[-1]):
-            return None
-        return Turn(self, self._free.pop())
+        for worker in reversed(self._free):
+            if worker.is_ready and not self._is_old(worker):
+                self._free.remove(worker)
+                return Turn(self, worker)
+        return None
 
     async def make(self) -> Sandbox:
         while self._free:
