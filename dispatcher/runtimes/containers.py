@@ -4,6 +4,8 @@ Whatever goes wrong is a `SandboxLost` with the engine's own words.
 """
 
 import contextlib
+import json
+import time
 from collections.abc import Awaitable
 from http import HTTPStatus
 from typing import Any, Final, TypeVar
@@ -21,6 +23,10 @@ T = TypeVar("T")
 ATTACH: Final = "attach?stream=1&stdin=1&stdout=1&stderr=1"
 IMAGE_MISSING: Final = ("no such image", "was found but does not match the specified platform")
 """What an engine says of an image that it lacks: a network that it lacks has the same status."""
+KILLED: Final = 137
+"""The code of a process that SIGKILL has ended."""
+OOM_SECONDS: Final = 0.25
+"""How much later than its end an engine may hear of what a container was killed for."""
 
 
 class Gone(SandboxLost):
@@ -84,7 +90,17 @@ class Containers:
         # One that is dead is as good as removed: it is so from the middle of its removal on.
         if state.Status != "exited":
             raise SandboxLost(f"the container was removed from outside: it is {state.Status}")
-        return Exit(ended.StatusCode, oom_killed=state.OOMKilled)
+        ran_out = state.OOMKilled or (ended.StatusCode == KILLED and await self.ran_out_of_memory(name))
+        return Exit(ended.StatusCode, oom_killed=ran_out)
+
+    async def ran_out_of_memory(self, name: str) -> bool:
+        """Whether the kernel killed a process of the container for its memory, by the engine's events. Takes
+        a while: an engine may hear of that after it has heard of the end, and then its state never says so.
+        """
+        until = time.time() + OOM_SECONDS
+        wanted = quote(json.dumps({"container": [name], "event": ["oom"]}))
+        path = f"/events?since=1&until={until:.6f}&filters={wanted}"
+        return bool((await _good(self._http.ask("GET", path))).body.strip())
 
     async def remove(self, name: str) -> None:
         """With its volumes, whether it runs or not; none there is no error."""

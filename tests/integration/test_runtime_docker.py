@@ -76,6 +76,15 @@ async def test_a_function_killed_from_outside_is_an_exit_code(sandboxes, engine)
     await sandbox.remove()
 
 
+async def test_the_engines_events_tell_what_was_killed_for_its_memory_too(sandboxes):
+    eats = b'{"code": "held = []\\nwhile True: held.append(bytearray(8 << 20))"}'
+    sandbox = await sandboxes.runtime.launch(sandboxes.spec(limits=Limits(memory_mib=64)))
+    failure = (await invoke(sandbox, "python", sandboxes.request(payload=eats))).failure
+    assert failure.type is FailureType.OUT_OF_MEMORY
+    assert await sandboxes.runtime._asks.ran_out_of_memory(sandbox.name)
+    await sandbox.remove()
+
+
 # --- an engine that dies
 
 # The SDK leaves a socket to the collector when it cannot connect.
