@@ -14,7 +14,7 @@ from dispatcher.invocation import START_UP_SECONDS
 from dispatcher.pools.base import Supply
 from dispatcher.pools.demand import WINDOW_SECONDS, Demand
 from dispatcher.pools.standby import Standby, Taken
-from dispatcher.runtimes.base import SandboxSpec
+from dispatcher.runtimes.base import Sandbox, SandboxSpec
 from mayfly.errors import IsolationRefused, SandboxLost
 
 log = structlog.get_logger(__name__)
@@ -77,7 +77,7 @@ class Pool:
         self._on_change = on_change
         self._armed: deque[Standby] = deque()
         self._arming: deque[Standby] = deque()
-        self._making: set[asyncio.Task[Standby]] = set()
+        self._making: set[asyncio.Task[Sandbox]] = set()
         self._takers: deque[asyncio.Future[Taken]] = deque()
         self._leaving: set[asyncio.Task[None]] = set()
         self._out = 0
@@ -209,22 +209,22 @@ class Pool:
 
     def make(self) -> None:
         if (sandbox := self._supply.at_hand()) is not None:
-            self._arrive(Standby(sandbox, self._look, self._clock()))
+            self._arrive(self._standby(sandbox))
             self._changed()
             return
-        task = asyncio.create_task(self._make())
+        task = asyncio.create_task(self._supply.make())
         self._making.add(task)
         task.add_done_callback(self._made)
 
-    async def _make(self) -> Standby:
-        return Standby(await self._supply.make(), self._look, self._clock())
+    def _standby(self, sandbox: Sandbox) -> Standby:
+        return Standby(sandbox, self._look, self._clock())
 
-    def _made(self, task: "asyncio.Task[Standby]") -> None:
+    def _made(self, task: "asyncio.Task[Sandbox]") -> None:
         self._making.discard(task)
         if task.cancelled():
             self._refuse(SandboxLost("the dispatcher stops"))
         elif (error := task.exception()) is None:
-            self._arrive(task.result())
+            self._arrive(self._standby(task.result()))
         else:
             if not isinstance(error, SandboxLost | IsolationRefused):
                 log.error("making a sandbox broke", function=self.name, exc_info=error)

@@ -75,8 +75,9 @@ class Worker:
         self._decided()
 
     def _die(self) -> None:
-        self.dead, self.is_ready = True, False
-        self._decided()
+        self.dead = True
+        # What it says too late makes it ready no more.
+        self._rest_no_more()
         self._on_death(self)
 
     def _rest_no_more(self) -> None:

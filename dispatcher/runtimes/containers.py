@@ -4,7 +4,6 @@ Whatever goes wrong is a `SandboxLost` with the engine's own words.
 """
 
 import contextlib
-import json
 import time
 from collections.abc import Awaitable
 from http import HTTPStatus
@@ -98,7 +97,7 @@ class Containers:
         a while: an engine may hear of that after it has heard of the end, and then its state never says so.
         """
         until = time.time() + OOM_SECONDS
-        wanted = quote(json.dumps({"container": [name], "event": ["oom"]}))
+        wanted = quote(msgspec.json.encode({"container": [name], "event": ["oom"]}))
         path = f"/events?since=1&until={until:.6f}&filters={wanted}"
         return bool((await _good(self._http.ask("GET", path))).body.strip())
 
