@@ -132,10 +132,13 @@ class Channel:
 
 
 def open_channel() -> Channel:
-    """And have what is printed come out in its turn: else it would come after what was written to stderr
-    later, or be lost by os._exit."""
-    sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
+    print_in_turn()
     return Channel()
+
+
+def print_in_turn() -> None:
+    """Else a print would come after what was written to stderr later, or be lost by os._exit."""
+    sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
 
 
 class Identity:

@@ -24,7 +24,6 @@ import gc
 import os
 import resource
 import select
-import signal
 import socket
 import struct
 import sys
@@ -49,7 +48,7 @@ def main(bootstrap, options: dict, control: socket.socket, log: int) -> None:
     for number, descriptor in enumerate((null, log, log)):
         os.dup2(descriptor, number)
     control = _keep_only(control)
-    sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
+    bootstrap.print_in_turn()
     try:
         _enter()
         inside = FORK()
@@ -124,7 +123,7 @@ class Parent:
         null = os.open("/dev/null", os.O_RDWR)
         child = self._start(0, [os.dup(null), os.dup(null), null], lambda: None)
         status = WAIT(child.pid, 0)[1]
-        KILL(child.first, signal.SIGKILL)
+        KILL(child.first, _signal.SIGKILL)
         WAIT(child.first, 0)
         if status:
             raise Unconfined(self._why())
@@ -175,7 +174,7 @@ class Parent:
             try:
                 pid = FORK()
             except OSError:
-                KILL(first, signal.SIGKILL)
+                KILL(first, _signal.SIGKILL)
                 WAIT(first, 0)
                 raise
             if pid == 0:
@@ -282,7 +281,7 @@ class Child:
         if self._status is None:
             _, self._status, usage = WAIT_WITH_USAGE(self.pid, 0)
             self._peak = usage.ru_maxrss
-            KILL(self.first, signal.SIGKILL)
+            KILL(self.first, _signal.SIGKILL)
             parent._watch(self, self.first)
             return
         WAIT(self.first, 0)
