@@ -17,6 +17,10 @@ from mayfly.errors import MayflyError, StackError
 LOG_LINES: Final = 40
 """How much of a failed build's output is shown."""
 
+ATTEMPTS: Final = 5
+"""Of a build whose search of the cache an image's removal breaks off: two in a hundred, of builds beside
+a removal all the time."""
+
 
 class BuildFailed(MayflyError):
     """The engine went through the build, and a step of it failed. `step` counts from 1; 0 is none."""
@@ -98,21 +102,33 @@ def build_image(
 
     Raises `BuildFailed`; `StackError` where the engine is at fault.
     """
+    options: dict[str, Any] = {
+        "tag": tag,
+        "buildargs": dict(arguments or {}),
+        "labels": dict(labels or {}),
+        "network_mode": None if network else "none",
+        "target": target or "",
+    }
+    content = context.stream()
+    for attempt in range(1, ATTEMPTS + 1):
+        content.seek(0)
+        try:
+            return _build(client, content, options)
+        except BuildFailed as error:
+            # The engine lists what its cache may have, then looks at each: one was removed in between,
+            # by anybody and of whatever function. Nothing is wrong with this build.
+            if attempt == ATTEMPTS or not str(error).startswith("unable to find image"):
+                raise
+    raise AssertionError("the last attempt either returns or raises")
+
+
+def _build(client: docker.DockerClient, content: io.BytesIO, options: Mapping[str, Any]) -> str:
     log: list[str] = []
     step = 0
     built, fault = "", None
     with engine_errors():
         events: Iterator[dict[str, Any]] = client.api.build(
-            fileobj=context.stream(),
-            custom_context=True,
-            tag=tag,
-            buildargs=dict(arguments or {}),
-            labels=dict(labels or {}),
-            network_mode=None if network else "none",
-            target=target or "",
-            rm=True,
-            forcerm=True,
-            decode=True,
+            fileobj=content, custom_context=True, rm=True, forcerm=True, decode=True, **options
         )
         for event in events:
             if text := event.get("stream", ""):

@@ -13,6 +13,7 @@ from pathlib import Path
 import docker
 from docker.errors import DockerException
 
+from mayfly import image
 from mayfly.base_image import BASE, PYTHON
 from mayfly.stack.engine import with_crun
 
@@ -128,6 +129,13 @@ def copy_base_images(address: str) -> None:
         theirs.close()
 
 
+def build_image(engine: docker.DockerClient, dockerfile: str, tag: str) -> None:
+    """Of a Dockerfile alone, which is in its own context."""
+    context = image.Context()
+    context.add_text("Dockerfile", dockerfile)
+    image.build_image(engine, context, tag=tag)
+
+
 def remove_images(engine: docker.DockerClient, prefix: str) -> None:
     """Those of the functions whose names start so, once nothing stands on them any more: sandboxes that were
     kept ready are removed in their own time. By their tags: what was built of the same files is one image,
@@ -144,5 +152,5 @@ def remove_images(engine: docker.DockerClient, prefix: str) -> None:
 def tags_of(engine: docker.DockerClient, prefix: str) -> list[str]:
     """Of the images whose names start so."""
     # Not `images.list`, which looks at each image once more: another test may have removed it.
-    tags = [tag for image in engine.api.images() for tag in image["RepoTags"] or ()]
+    tags = [tag for each in engine.api.images() for tag in each["RepoTags"] or ()]
     return [tag for tag in tags if tag.startswith(prefix)]

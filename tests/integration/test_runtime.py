@@ -17,6 +17,7 @@ from mayfly.errors import SandboxLost
 from mayfly.function import Limits
 from mayfly.settings import Settings
 from mayfly.task import Failure, FailureType
+from tests.engine import build_image
 
 REPOSITORY = Path(__file__).parent.parent.parent
 
@@ -118,17 +119,17 @@ async def test_a_missing_image_is_named(sandboxes):
         await sandboxes.runtime.launch(sandboxes.spec(image="mayfly/fn-gone:1"))
 
 
-async def test_a_program_that_is_not_there_is_named_in_the_log(sandboxes, engine, tmp_path):
-    (tmp_path / "Dockerfile").write_text('FROM mayfly/base\nENTRYPOINT ["/no/such/program"]\n')
-    image, _ = engine.images.build(path=str(tmp_path), tag="mayfly/test-noprogram:1", rm=True)
+async def test_a_program_that_is_not_there_is_named_in_the_log(sandboxes, engine):
+    tag = "mayfly/test-noprogram:1"
+    build_image(engine, 'FROM mayfly/base\nENTRYPOINT ["/no/such/program"]\n', tag)
     try:
-        reply = await sandboxes.unix("", spec={"image": "mayfly/test-noprogram:1"})
+        reply = await sandboxes.unix("", spec={"image": tag})
         assert reply.failure == Failure(
             FailureType.EXIT_CODE, "the process exited with code 127", exit_code=127
         )
         assert b"/no/such/program" in reply.log
     finally:
-        engine.images.remove(image.id, force=True)
+        engine.images.remove(tag, force=True)
 
 
 async def test_a_cancelled_launch_leaves_no_container(sandboxes, left):

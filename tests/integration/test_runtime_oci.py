@@ -21,6 +21,7 @@ from mayfly.errors import SandboxesUnavailable, SandboxLost, StackError
 from mayfly.function import Limits
 from mayfly.settings import Settings
 from mayfly.task import FailureType
+from tests.engine import build_image
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can start containers without an engine")
 
@@ -192,11 +193,10 @@ async def test_an_engine_that_is_down_is_waited_for_and_only_to_unpack(sandboxes
 
 
 @pytest.fixture
-def tiny_images(docker_engine, tmp_path) -> Iterator[list[str]]:
+def tiny_images(docker_engine) -> Iterator[list[str]]:
     tags = [f"mayfly/test-tiny:{number}" for number in range(3)]
     for tag in tags:
-        (tmp_path / "Dockerfile").write_text(f"FROM scratch\nCOPY Dockerfile /\nCMD ['{tag}']\n")
-        docker_engine.images.build(path=str(tmp_path), tag=tag, rm=True)
+        build_image(docker_engine, f"FROM scratch\nCOPY Dockerfile /\nCMD ['{tag}']\n", tag)
     yield tags
     for tag in tags:
         docker_engine.images.remove(tag, force=True)

@@ -8,6 +8,7 @@ import pytest
 from conftest import KINDS
 
 from mayfly.function import Limits
+from tests.engine import build_image
 
 
 @pytest.fixture(params=KINDS)
@@ -158,17 +159,17 @@ except OSError as error:
 
 
 @only("container")
-async def test_a_volume_that_the_image_declares_is_memory_with_the_same_limit(sandboxes, engine, tmp_path):
-    (tmp_path / "Dockerfile").write_text(f"FROM {sandboxes.unix_probe.image}\nVOLUME /data\n")
-    image, _ = engine.images.build(path=str(tmp_path), tag="mayfly/test-volume:1", rm=True)
+async def test_a_volume_that_the_image_declares_is_memory_with_the_same_limit(sandboxes, engine):
+    tag = "mayfly/test-volume:1"
+    build_image(engine, f"FROM {sandboxes.unix_probe.image}\nVOLUME /data\n", tag)
     try:
         reply = await sandboxes.unix(
             'print([l.split()[2] for l in open("/proc/mounts") if l.split()[1] == "/data"][0])',
-            spec={"image": "mayfly/test-volume:1"},
+            spec={"image": tag},
         )
         assert reply.result == b"tmpfs\n"
     finally:
-        engine.images.remove(image.id, force=True)
+        engine.images.remove(tag, force=True)
 
 
 async def test_it_has_no_network_but_its_own_loopback(sandboxes):
