@@ -15,10 +15,10 @@ BUSY: Final = 100.0
 """Ends in a second, from which on anything is gathered."""
 IDLE: Final = 0.2
 """The share of the processors' time that nobody uses, from which on nothing is: whatever a task waits for
-then, it is not them."""
-SHARE: Final = 0.1
-"""Of the time that an attempt takes. It is held up four times in its life."""
-MOST_SECONDS: Final = 0.05
+then, it is not them. Up to there it is ever less, so that to gather does not make them idle itself."""
+SHARE: Final = 0.12
+"""Of the time that an attempt takes, at most. It is held up four times in its life."""
+MOST_SECONDS: Final = 0.1
 
 
 class Linger:
@@ -35,6 +35,7 @@ class Linger:
         self._idle_before = idle()
         self._ends = 0
         self._rate = 0.0
+        self._share = 0.0
 
     def ended(self) -> None:
         """An attempt is over."""
@@ -45,11 +46,11 @@ class Linger:
             return
         rate, self._ends, self._since = self._ends / passed, 0, now
         before, self._idle_before = self._idle_before, self._idle()
-        if before is None or self._idle_before is None:
-            rests = True
-        else:
-            rests = self._idle_before - before > IDLE * passed * self._processors
-        self._rate = 0.0 if rests or rate < BUSY else rate
+        idle = 1.0
+        if before is not None and self._idle_before is not None:
+            idle = (self._idle_before - before) / (passed * self._processors)
+        self._share = SHARE * max(0.0, 1.0 - idle / IDLE)
+        self._rate = 0.0 if rate < BUSY else rate
 
     def seconds(self, running: int) -> float:
         """While so many attempts are on their way. Any thread may ask."""
@@ -57,4 +58,4 @@ class Linger:
         if not rate or self._clock() - self._since >= 2 * WINDOW_SECONDS:
             return 0.0
         # By Little's law each takes `running / rate`.
-        return min(MOST_SECONDS, SHARE * running / rate)
+        return min(MOST_SECONDS, self._share * running / rate)

@@ -47,6 +47,11 @@ def test_there_is_none_where_the_processors_have_time_or_nobody_knows() -> None:
     assert Machine().run(10 * BUSY, idle=IDLE / 2).seconds(64) > 0
 
 
+def test_the_more_time_the_processors_have_the_shorter_it_is() -> None:
+    full, half = (Machine().run(10 * BUSY, idle=idle).seconds(64) for idle in (0.0, IDLE / 2))
+    assert 0.3 * full < half < 0.7 * full
+
+
 def test_it_is_over_when_the_processors_have_time_again() -> None:
     machine = Machine().run(10 * BUSY)
     assert machine.run(10 * BUSY, idle=0.9).seconds(64) == 0
