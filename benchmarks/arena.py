@@ -30,7 +30,7 @@ from mayfly.stack import environment
 from mayfly.stack.deployer import deployed
 from mayfly.stack.home import Home
 from mayfly.stack.stack import settings_of
-from mayfly.task import Lane
+from mayfly.task import JSON, Lane
 
 ISOLATIONS: Final = ("container", "fork", "warm")
 PARKED: Final = "bench-parked"
@@ -44,7 +44,7 @@ COMPLETED: Final = "mayfly:tasks:status:COMPLETED"
 FAILED: Final = "mayfly:tasks:status:FAILED"
 AT_ONCE: Final = 32
 """Objects that are read from S3 at once."""
-READ: Final = 2000
+READ: Final = 1000
 """Of the objects of one slice, as many at least, spread over it: to read one costs what a task costs."""
 
 HANDLER: Final = '''\
@@ -152,6 +152,11 @@ class Arena:
         asyncio.run(_compare(self.settings, found[:: max(1, len(found) // READ)]))
         return [int(result) / TICKS for _, result in found]
 
+    def use_store(self, count: int) -> None:
+        """Puts so many objects into S3, and reads each fourth: a JVM that has compiled what it runs for
+        writes alone compiles it anew after the first reads."""
+        asyncio.run(_use(self.settings, count))
+
     def check_results(self) -> None:
         """Where S3 is the stack's own, the objects can be counted: one for each completed task."""
         folder = self.stack.directory / "s3" / "data" / self.settings.s3_bucket / "results"
@@ -214,6 +219,18 @@ async def _compare(settings: Settings, found: Sequence[tuple[str, str]]) -> None
         assert stored.decode() == result, f"{key} is {stored!r} in S3 and {result!r} in Redis"
 
     await asyncio.gather(*(one(key, result) for key, result in found))
+
+
+async def _use(settings: Settings, count: int) -> None:
+    blobs, numbers = Blobs(settings), iter(range(count))
+
+    async def some() -> None:
+        for number in numbers:
+            await blobs.put(f"run-in/{number}", b"0", JSON)
+            if number % 4 == 0:
+                await blobs.get(f"run-in/{number}")
+
+    await asyncio.gather(*(some() for _ in range(AT_ONCE)))
 
 
 async def _publish(settings: Settings, original: str, names: Sequence[str]) -> None:

@@ -8,6 +8,7 @@ while the clock ran, however many were ready before.
 import json
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from http import HTTPStatus
 from itertools import cycle, islice
 from typing import Final
@@ -21,7 +22,7 @@ from benchmarks.contenders.starlette import load
 from benchmarks.posting import Connection, request
 from benchmarks.stage import Program
 from mayfly.adapters.kafka import client_config, lane_topic
-from mayfly.settings import MIB, Settings
+from mayfly.settings import MIB
 from mayfly.task import Envelope, Lane, encode, new_task_id
 
 BATCH_BYTES: Final = 4 * MIB
@@ -30,6 +31,9 @@ AFTER: Final = 100
 """Tasks of a backlog that have ended before the clock starts: its processes have been started then."""
 COLD: Final = 10
 """Containers that have ended before the clock starts: a dispatcher that has just begun is no steady state."""
+PAUSES: Final = 3
+PAUSE: Final = 3.0
+"""How many pauses, and of how many seconds, where tasks are served and not measured."""
 IGNORED: Final = 3
 """Of the tasks that are timed one by one, the first: something had to be started for them."""
 SETTLE: Final = 3.0
@@ -121,24 +125,16 @@ class Mayfly:
 
     def prepare(self) -> None:
         self._arena.require(self._isolation)
-        if self._runtime and "runtime" not in Settings.model_fields:
-            raise Unavailable("there is no setting MAYFLY_RUNTIME")
         if self.copies:
             self._functions = self._arena.copies(self._isolation, self.copies)
 
     def run(self, seconds: float) -> Measured:
-        tasks = Tasks(self._arena, self._functions, self.payload)
-        variables = {"MAYFLY_SLOTS": str(self.at_once)}
-        if self._runtime:
-            variables["MAYFLY_RUNTIME"] = self._runtime
-        with self._arena.dispatchers(f"bench-{self._isolation}", self.dispatchers, variables) as programs:
-            tasks.dispatchers = programs
+        with self._served() as tasks:
             latencies = tuple(self._time_singles(tasks))
             if self._keep:
                 flow = feed.measure(tasks, seconds, self._keep, after=self._after)
-            resident = sum(program.resident_mib for program in programs)
+            resident = sum(program.resident_mib for program in tasks.dispatchers)
             feed.finish(tasks)
-        tasks.close()
         made = self._arena.take()
         if not self._keep:
             return Measured(len(latencies), sum(latencies) / 1000, latencies)
@@ -147,6 +143,25 @@ class Mayfly:
             # What was ready before the clock started is no achievement of this slice.
             count = min(count, sum(0 < one - flow.began < flow.seconds for one in made))
         return Measured(count, flow.seconds, latencies, resident_mib=resident)
+
+    def serve(self, count: int) -> None:
+        """At least so many tasks, of which none is measured, with pauses: the JVMs' compilers take what
+        nobody else wants."""
+        with self._served() as tasks:
+            for _ in range(PAUSES):
+                feed.measure(tasks, 0.0, self._keep, after=count // PAUSES)
+                feed.finish(tasks)
+                self._arena.take()
+                time.sleep(PAUSE)
+
+    @contextmanager
+    def _served(self) -> Iterator[Tasks]:
+        tasks = Tasks(self._arena, self._functions, self.payload)
+        variables = _settings(self.at_once, self._runtime)
+        with self._arena.dispatchers(f"bench-{self._isolation}", self.dispatchers, variables) as programs:
+            tasks.dispatchers = programs
+            yield tasks
+        tasks.close()
 
     @property
     def _after(self) -> int:
@@ -199,9 +214,19 @@ class Backlog:
     the first slice, and in each to make up for what ended: for the short backlog and the long one alike.
     """
 
-    def __init__(self, arena: Arena, name: str, isolation: str, at_once: int, waiting: int) -> None:
+    def __init__(
+        self,
+        arena: Arena,
+        name: str,
+        isolation: str,
+        at_once: int,
+        waiting: int,
+        *,
+        runtime: str | None = None,
+    ) -> None:
         self.name, self.at_once = name, at_once
         self._arena = arena
+        self._settings = _settings(at_once, runtime)
         self._isolation, self._function = isolation, f"bench-{isolation}"
         self._queue = name.replace("_", "-")
         self._keep = waiting
@@ -223,8 +248,7 @@ class Backlog:
 
     def run(self, seconds: float) -> Measured:
         self._base = self._arena.completed() - self._done
-        settings = {"MAYFLY_SLOTS": str(self.at_once)}
-        with self._arena.dispatchers(self._queue, 1, settings) as self._dispatchers:
+        with self._arena.dispatchers(self._queue, 1, self._settings) as self._dispatchers:
             flow = feed.measure(self, seconds, self._keep, after=AFTER)
             resident = sum(program.resident_mib for program in self._dispatchers)
         self._done = self._arena.completed() - self._base
@@ -252,6 +276,11 @@ class Backlog:
         return self._arena.completed() - self._base
 
     def close(self) -> None: ...
+
+
+def _settings(slots: int, runtime: str | None) -> dict[str, str]:
+    """A dispatcher's, beside those of its stack."""
+    return {"MAYFLY_SLOTS": str(slots)} | ({"MAYFLY_RUNTIME": runtime} if runtime else {})
 
 
 def _delivered(error: KafkaError | None, message: Message) -> None:
