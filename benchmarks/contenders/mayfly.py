@@ -34,6 +34,9 @@ COLD: Final = 10
 PAUSES: Final = 3
 PAUSE: Final = 3.0
 """How many pauses, and of how many seconds, where tasks are served and not measured."""
+TURNS: Final = 8
+"""Tasks that have ended for each slot before the clock starts: of 128 processes the last ones are started only
+when half as many had been served."""
 IGNORED: Final = 3
 """Of the tasks that are timed one by one, the first: something had to be started for them."""
 SETTLE: Final = 3.0
@@ -166,8 +169,9 @@ class Mayfly:
     @property
     def _after(self) -> int:
         """What has ended before the clock starts: where processes are to be started that then make or serve
-        many sandboxes, all that was submitted before the first one was."""
-        return max(COLD if self._isolation == "container" else self._keep, self.copies)
+        many sandboxes, all that was submitted before the first one was, and enough for all to be started."""
+        least = COLD if self._isolation == "container" else max(self._keep, TURNS * self.at_once)
+        return max(least, self.copies)
 
     def _time_singles(self, tasks: Tasks) -> Iterator[float]:
         if not self._singles:
