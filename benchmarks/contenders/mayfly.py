@@ -35,8 +35,8 @@ PAUSES: Final = 3
 PAUSE: Final = 3.0
 """How many pauses, and of how many seconds, where tasks are served and not measured."""
 TURNS: Final = 8
-"""Tasks that have ended for each slot before the clock starts: of 128 processes the last ones are started only
-when half as many had been served."""
+"""Tasks that have ended for each slot before the clock starts. When 400 have, the last of 128 processes are
+still to be started."""
 IGNORED: Final = 3
 """Of the tasks that are timed one by one, the first: something had to be started for them."""
 SETTLE: Final = 3.0
