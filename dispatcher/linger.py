@@ -34,8 +34,8 @@ class Linger:
         self._since = clock()
         self._idle_before = idle()
         self._ends = 0
-        self._rate = 0.0
-        self._share = 0.0
+        self._for_each = 0.0
+        """Seconds for each attempt on its way."""
 
     def ended(self) -> None:
         """An attempt is over."""
@@ -49,13 +49,11 @@ class Linger:
         idle = 1.0
         if before is not None and self._idle_before is not None:
             idle = (self._idle_before - before) / (passed * self._processors)
-        self._share = SHARE * max(0.0, 1.0 - idle / IDLE)
-        self._rate = 0.0 if rate < BUSY else rate
+        # By Little's law each takes `running / rate`.
+        self._for_each = SHARE * max(0.0, 1.0 - idle / IDLE) / rate if rate >= BUSY else 0.0
 
     def seconds(self, running: int) -> float:
         """While so many attempts are on their way. Any thread may ask."""
-        rate = self._rate
-        if not rate or self._clock() - self._since >= 2 * WINDOW_SECONDS:
+        if self._clock() - self._since >= 2 * WINDOW_SECONDS:
             return 0.0
-        # By Little's law each takes `running / rate`.
-        return min(MOST_SECONDS, self._share * running / rate)
+        return min(MOST_SECONDS, self._for_each * running)
