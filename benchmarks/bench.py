@@ -87,7 +87,8 @@ def measure(arena: Arena, plan: Plan, only: Sequence[str] = ()) -> Results:
         for contender in list(field):
             if not _ready(contender, results):
                 field.remove(contender)
-        _run_in(arena, plan)
+        if any(isinstance(one, Mayfly | Backlog | Post) for one in field):
+            _run_in(arena, plan)
         for number in range(plan.rounds):
             for contender in field if number % 2 == 0 else reversed(field):
                 if contender.name not in results.unavailable:

@@ -28,7 +28,8 @@ from mayfly.task import Envelope, Lane, encode, new_task_id
 BATCH_BYTES: Final = 4 * MIB
 """Of the tasks that are posted in one request, at most."""
 AFTER: Final = 100
-"""Tasks of a backlog that have ended before the clock starts: its processes have been started then."""
+"""Tasks of a backlog that have ended before the clock starts. Some of its processes are still to be started
+then, of the short one's and of the long one's alike."""
 COLD: Final = 10
 """Containers that have ended before the clock starts: a dispatcher that has just begun is no steady state."""
 PAUSES: Final = 3
@@ -124,7 +125,7 @@ class Mayfly:
         self._isolation = isolation
         self._functions = [f"bench-{isolation}"]
         self._keep, self._singles, self._pause = keep, singles, pause
-        self._runtime = runtime
+        self._settings = _settings(at_once, runtime)
 
     def prepare(self) -> None:
         self._arena.require(self._isolation)
@@ -160,9 +161,8 @@ class Mayfly:
     @contextmanager
     def _served(self) -> Iterator[Tasks]:
         tasks = Tasks(self._arena, self._functions, self.payload)
-        variables = _settings(self.at_once, self._runtime)
-        with self._arena.dispatchers(f"bench-{self._isolation}", self.dispatchers, variables) as programs:
-            tasks.dispatchers = programs
+        queue = f"bench-{self._isolation}"
+        with self._arena.dispatchers(queue, self.dispatchers, self._settings) as tasks.dispatchers:
             yield tasks
         tasks.close()
 
