@@ -54,6 +54,10 @@ CO_COROUTINE = 0x80
 JSON = "application/json"
 
 
+def frame(kind: bytes, body: bytes) -> bytes:
+    return kind + len(body).to_bytes(4, "big") + body
+
+
 class Channel:
     """Both directions of the conversation with the dispatcher, moved away from descriptors 0 and 1."""
 
@@ -68,14 +72,27 @@ class Channel:
         self.pid = os.getpid()
 
     def send(self, kind: bytes, body: bytes) -> None:
-        frame = memoryview(kind + len(body).to_bytes(4, "big") + body)
+        part = frame(kind, body)
         with self._lock:
-            self._write(frame)
+            self._write(part)
 
     def send_json(self, kind: bytes, body: dict[str, object]) -> None:
         import mayfly_json
 
         self.send(kind, mayfly_json.dumps(body).encode())
+
+    def send_result(self, content_type: str, body) -> None:
+        """Bytes go with what tells of them: who reads the two in one piece is woken once."""
+        import mayfly_json
+
+        told = frame(b"R", mayfly_json.dumps({"contentType": content_type}).encode())
+        with self._lock:
+            if isinstance(body, bytes):
+                self._write(b"".join((told, b"B", len(body).to_bytes(4, "big"), body)))
+                return
+            self._write(told + b"B" + body.size.to_bytes(4, "big"))
+            for part in body.chunks():
+                self._write(part)
 
     def receive(self, kind: bytes) -> bytes:
         """The body of the next frame. The dispatcher may hang up before a task: that is no failure."""
@@ -107,17 +124,13 @@ class Channel:
         """Whether a task has left some of its payload in the channel."""
         return self._reads or (self.stream is not None and self.stream.left > 0)
 
-    def send_file(self, kind: bytes, file) -> None:
-        """A frame whose body is that file's content."""
-        with self._lock:
-            self._write(memoryview(kind + file.size.to_bytes(4, "big")))
-            for part in file.chunks():
-                self._write(memoryview(part))
-
     @staticmethod
-    def _write(part) -> None:
-        while part:
-            part = part[os.write(RESULT_FD, part) :]
+    def _write(part: bytes) -> None:
+        sent = os.write(RESULT_FD, part)
+        if sent < len(part):
+            left = memoryview(part)[sent:]
+            while left:
+                left = left[os.write(RESULT_FD, left) :]
 
     @staticmethod
     def _read(size: int) -> bytes:
@@ -364,7 +377,8 @@ def answer(channel: Channel, handler, converter) -> bool:
     import mayfly_results  # noqa: F401 - now, rather than between the result and its answer
 
     task = mayfly_json.loads(channel.receive(b"T"))
-    os.environ.update(task["env"])
+    if task["env"]:
+        os.environ.update(task["env"])
     if "logging" in sys.modules:
         show_log_lines()
     context = Context(task, channel)
@@ -398,11 +412,7 @@ def report_result(channel: Channel, result: object) -> bool:
         report_failure(channel, error)
         return False
     flush()
-    channel.send_json(b"R", {"contentType": content_type})
-    if isinstance(body, bytes):
-        channel.send(b"B", body)
-    else:
-        channel.send_file(b"B", body)
+    channel.send_result(content_type, body)
     return True
 
 

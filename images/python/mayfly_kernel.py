@@ -27,33 +27,22 @@ SET_DUMPABLE, DROP_BOUNDING, SET_SECCOMP, FILTER = 4, 24, 22, 2
 
 # PyDLL keeps the interpreter's lock: these are short, and a process has one thread where it calls them.
 _libc = ctypes.PyDLL(None, use_errno=True)
-_text, _number, _pointer = ctypes.c_char_p, ctypes.c_ulong, ctypes.c_void_p
+# Looked up here, so that no child has to; and without types: each, and what ctypes makes of a value by it, is
+# a page more that a child gets a copy of. A number is passed as an int, bytes as a pointer.
+_clone, _mount, _prctl, _unshare, _setns = _libc.clone, _libc.mount, _libc.prctl, _libc.unshare, _libc.setns
+_capset, _socket, _ioctl = _libc.capset, _libc.socket, _libc.ioctl
+_wait4, _srandom, _srand48 = _libc.wait4, _libc.srandom, _libc.srand48
 
-
-def _function(name: str, *arguments):
-    """Looked up here, so that no child has to."""
-    found = getattr(_libc, name)
-    found.argtypes = arguments
-    return found
-
-
-_clone = _function("clone", _pointer, _pointer, ctypes.c_int, _pointer)
-_mount = _function("mount", _text, _text, _text, _number, _text)
-_prctl = _function("prctl", ctypes.c_int, _number, _number, _number, _number)
-_unshare = _function("unshare", ctypes.c_int)
-_setns = _function("setns", ctypes.c_int, ctypes.c_int)
-_capset = _function("capset", _pointer, _pointer)
-_socket = _function("socket", ctypes.c_int, ctypes.c_int, ctypes.c_int)
-_ioctl = _function("ioctl", ctypes.c_int, _number, _pointer)
-_srandom = _function("srandom", ctypes.c_uint)
-_srand48 = _function("srand48", ctypes.c_long)
-
-_LOOPBACK_UP = ctypes.create_string_buffer(struct.pack("16sh14x", b"lo", 1))
+_LOOPBACK_UP = struct.pack("16sh14x", b"lo", 1)
 """A struct ifreq: the name, and IFF_UP."""
-_HEADER = ctypes.create_string_buffer(struct.pack("Ii", 0x20080522, 0))
-_NO_CAPABILITIES = ctypes.create_string_buffer(24)
+_HEADER, _NO_CAPABILITIES = struct.pack("Ii", 0x20080522, 0), bytes(24)
 _STACK = ctypes.create_string_buffer(16384)
-_PAUSE = ctypes.cast(_libc.pause, ctypes.c_void_p).value
+_TOP = ctypes.c_void_p((ctypes.addressof(_STACK) + len(_STACK)) & ~15)
+_PAUSE = _libc.pause
+_STATUS, _USAGE = ctypes.create_string_buffer(4), ctypes.create_string_buffer(144)
+_INT, _LONG = struct.Struct("i"), struct.Struct("l")
+_PEAK = 32
+"""Where a struct rusage has the largest resident set, in KiB."""
 
 
 def unshare(namespaces: int) -> None:
@@ -83,7 +72,7 @@ USER, GROUP = os.getuid(), os.getgid()
 
 
 def raise_loopback() -> None:
-    """Not by `socket`: of its classes and enumerations each child would get a copy for this."""
+    """Without an object for the socket, of whose class each child would get a copy for this."""
     handle = _socket(AF_INET, SOCK_DGRAM, 0)
     _check(handle)
     try:
@@ -109,10 +98,15 @@ def start_pause() -> int:
     It shares this one's memory, and so costs a tenth of a fork: all that it runs is `pause`, on a stack of
     its own. (That stack serves them all, for each writes the same to it.)
     """
-    top = (ctypes.addressof(_STACK) + len(_STACK)) & ~15
-    pid = _clone(_PAUSE, top, CLONE_VM | SIGCHLD, None)
+    pid = _clone(_PAUSE, _TOP, CLONE_VM | SIGCHLD, None)
     _check(min(pid, 0))
     return pid
+
+
+def wait(pid: int) -> tuple[int, int]:
+    """The wait status of a child that has ended, and its peak in KiB. (`os.wait4` imports a module.)"""
+    _check(_wait4(pid, _STATUS, 0, _USAGE))
+    return _INT.unpack(_STATUS)[0], _LONG.unpack_from(_USAGE, _PEAK)[0]
 
 
 def seed_libc(seed: bytes) -> None:
@@ -137,12 +131,10 @@ class Filter:
         code += [(give, 0, 0, allow), (give, 0, 0, refuse)]
         # A foreign architecture is refused, and so is a call in the list: both jump to the end.
         self._code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in code))
-        self._program = ctypes.create_string_buffer(
-            struct.pack("HxxxxxxQ", len(code), ctypes.addressof(self._code))
-        )
+        self._program = struct.pack("HxxxxxxQ", len(code), ctypes.addressof(self._code))
 
     def put_on(self) -> None:
-        _check(_prctl(SET_SECCOMP, FILTER, ctypes.addressof(self._program), 0, 0))
+        _check(_prctl(SET_SECCOMP, FILTER, self._program, 0, 0))
 
 
 def write(path: str, text: bytes) -> None:

@@ -1,17 +1,18 @@
 """What the relay tells the parent: packets, with the descriptors that go with them."""
 
+import _socket
 import os
 import select
-import socket
 import struct
 
 THREE = struct.Struct("3i")
+RIGHTS = _socket.SOL_SOCKET, _socket.SCM_RIGHTS
 
 
 class Packets:
     """`control` is registered with `epoll` for reading. `unsendable` gets a packet and its error."""
 
-    def __init__(self, control: socket.socket, epoll, unsendable) -> None:
+    def __init__(self, control: _socket.socket, epoll, unsendable) -> None:
         self._control = control
         self._epoll = epoll
         self._unsendable = unsendable
@@ -26,7 +27,7 @@ class Packets:
     def flush(self) -> None:
         while self._waiting:
             packet, descriptors = self._waiting[0]
-            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, THREE.pack(*descriptors))] if descriptors else []
+            rights = [(*RIGHTS, THREE.pack(*descriptors))] if descriptors else []
             try:
                 self._control.sendmsg([packet], rights)
             except BlockingIOError:

@@ -19,12 +19,11 @@ To and from the relay go packets: a kind, the child's number, and what the kind 
 """
 
 import _signal
-import array
+import _socket
 import gc
 import os
 import resource
 import select
-import socket
 import struct
 import sys
 
@@ -35,14 +34,16 @@ from mayfly_line import exit_code
 UNCONFINED = 16
 """The signal by which a child says that it could not be confined: SIGSTKFLT, which nothing else sends."""
 PACKET = struct.Struct("!cI")
+INT = struct.Struct("i")
+SPACE = _socket.CMSG_SPACE(3 * INT.size)
 MAX_DESCRIPTORS = 1 << 20
 REHEARSALS = 20
 """As often as an interpreter must see a function before it makes it faster."""
-FORK, WAIT, WAIT_WITH_USAGE, KILL = os.fork, os.waitpid, os.wait4, os.kill
+FORK, WAIT, KILL = os.fork, os.waitpid, os.kill
 """Held here: what a function makes of these modules (gevent does) is not for us."""
 
 
-def main(bootstrap, options: dict, control: socket.socket, log: int) -> None:
+def main(bootstrap, options: dict, control: _socket.socket, log: int) -> None:
     """Never returns. `log` is where the import's output goes."""
     null = os.open("/dev/null", os.O_RDWR)
     for number, descriptor in enumerate((null, log, log)):
@@ -69,7 +70,7 @@ class Unconfined(Exception):
 
 
 class Parent:
-    def __init__(self, bootstrap, control: socket.socket, options: dict) -> None:
+    def __init__(self, bootstrap, control: _socket.socket, options: dict) -> None:
         self._bootstrap = bootstrap
         self._control = control
         self._home = os.open("/proc/self/ns/pid", os.O_RDONLY)
@@ -131,15 +132,12 @@ class Parent:
     # --- the relay
 
     def _hear(self) -> None:
-        descriptors = array.array("i")
-        packet, ancillary, _, _ = self._control.recvmsg(64, socket.CMSG_SPACE(3 * descriptors.itemsize))
+        packet, ancillary, _, _ = self._control.recvmsg(64, SPACE)
         if not packet:
             os._exit(0)
         kind, number = PACKET.unpack_from(packet)
-        for _, _, data in ancillary:
-            descriptors.frombytes(data)
         if kind == b"S":
-            self._spawn(number, list(descriptors))
+            self._spawn(number, [at for _, _, data in ancillary for (at,) in INT.iter_unpack(data)])
         elif kind == b"K" and number in self._children:
             KILL(self._children[number].pid, int.from_bytes(packet[PACKET.size :], "big"))
 
@@ -167,7 +165,8 @@ class Parent:
         self._watch(child, child.pid)
 
     def _start(self, number: int, descriptors: list[int], live) -> "Child":
-        self._bootstrap.flush()
+        if "threading" in sys.modules:  # else nobody has printed here since the import
+            self._bootstrap.flush()
         try:
             kernel.unshare(kernel.NEW_PID)
             first = kernel.start_pause()
@@ -252,10 +251,10 @@ class Rehearsal:
     def send(self, kind: bytes, body: bytes) -> None:
         pass
 
-    def send_json(self, kind: bytes, body: dict) -> None:
+    def send_result(self, content_type: str, body: bytes) -> None:
         import mayfly_json
 
-        mayfly_json.dumps(body).encode()
+        mayfly_json.dumps({"contentType": content_type}).encode()
 
 
 def rehearse(bootstrap) -> None:
@@ -279,8 +278,7 @@ class Child:
         """The handler's process has ended, and then the first one, after all others."""
         parent._unwatch(self)
         if self._status is None:
-            _, self._status, usage = WAIT_WITH_USAGE(self.pid, 0)
-            self._peak = usage.ru_maxrss
+            self._status, self._peak = kernel.wait(self.pid)
             KILL(self.first, _signal.SIGKILL)
             parent._watch(self, self.first)
             return
@@ -304,12 +302,12 @@ def _enter() -> None:
         raise Unconfined(f"{step}: {error.strerror}") from error
 
 
-def _keep_only(control: socket.socket) -> socket.socket:
+def _keep_only(control: _socket.socket) -> _socket.socket:
     """The one descriptor beside 0, 1 and 2, and out of the way."""
     os.dup2(control.fileno(), 3)
     control.detach()
     os.closerange(4, MAX_DESCRIPTORS)
-    return socket.socket(fileno=3)
+    return _socket.socket(fileno=3)
 
 
 def _code(error: SystemExit) -> int:

@@ -17,10 +17,10 @@ Nothing here waits for a child. Of each line, either side sends at most WINDOW b
 given back as credit; so a child that does not read, or is not read, stops itself alone.
 """
 
+import _socket
 import json
 import os
 import select
-import socket
 import struct
 
 import mayfly_memory
@@ -49,7 +49,7 @@ def main(bootstrap, options: str) -> None:
     import signal
 
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    mine, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
     log, log_end = os.pipe()
     about = json.loads(options)
     parent = os.fork()
@@ -63,7 +63,7 @@ def main(bootstrap, options: str) -> None:
 
 
 class Relay:
-    def __init__(self, control: socket.socket, log: int, parent: int, memory: int) -> None:
+    def __init__(self, control: _socket.socket, log: int, parent: int, memory: int) -> None:
         self._memory = memory
         """Bytes that one task may have."""
         self._control = control
