@@ -50,12 +50,17 @@ READ: Final = 1000
 HANDLER: Final = '''\
 """Says when its process was started, in clock ticks since the machine's boot: see proc(5)."""
 
+import os
+
 
 def handler(event, context):
-    with open("/proc/self/stat") as stat:
-        return int(stat.read().rpartition(")")[2].split()[19])
+    stat = os.open("/proc/self/stat", os.O_RDONLY)
+    fields = os.read(stat, 4096).rpartition(b")")[2].split()
+    os.close(stat)
+    return int(fields[19])
 '''
-"""What stands for a no-op: the rates are to count only sandboxes that were made while the clock ran."""
+"""What stands for a no-op: the rates are to count only sandboxes that were made while the clock ran. By `os`,
+for `open` makes three objects around a file, and a forked process gets copies of what that touches."""
 TICKS: Final = os.sysconf("SC_CLK_TCK")
 
 

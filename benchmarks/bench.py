@@ -48,7 +48,7 @@ class Plan(NamedTuple):
     """and that the stack serves after those."""
 
 
-FULL: Final = Plan(rounds=3, seconds=6.7, long_backlog=1_000_000, objects=20_000, tasks=6_000)
+FULL: Final = Plan(rounds=3, seconds=6.7, long_backlog=1_000_000, objects=20_000, tasks=12_000)
 QUICK: Final = Plan(rounds=1, seconds=1.0, long_backlog=20_000, objects=0, tasks=0)
 
 
