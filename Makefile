@@ -32,10 +32,10 @@ demo: $(READY) ## the same, then stop: exits 0 if every example gave what it sho
 image: $(READY) ## build Mayfly's own image, mayfly:0.1.0, where nothing can be pulled, too
 	@$(BIN)/python -m mayfly.stack image
 
-# Four at a time, file by file: most of what a test does is to wait for processes. Each has parts of its own. The
+# Three at a time, file by file: most of what a test does is to wait for processes. Each has parts of its own. The
 # folders in their order, for the slowest files have the fewest tests, and would else be left for the end.
 test: $(READY) ## all tests, on real parts
-	@$(BIN)/pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder
+	@$(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 test-unit: $(READY) ## the tests that need no part: seconds
 	@$(BIN)/pytest tests/unit

@@ -48,14 +48,21 @@ TASK_FD = 502
 MAX_TEXT = 16 * 1024
 """Characters of a message or a traceback that are sent."""
 
+SHORT = 64 * 1024
+"""Bytes of a result that are copied to go with what tells of them."""
+
 CO_COROUTINE = 0x80
 """Of a code object's `co_flags`: `inspect.CO_COROUTINE`, without the import of inspect."""
 
 JSON = "application/json"
 
 
+def header(kind: bytes, size: int) -> bytes:
+    return kind + size.to_bytes(4, "big")
+
+
 def frame(kind: bytes, body: bytes) -> bytes:
-    return kind + len(body).to_bytes(4, "big") + body
+    return header(kind, len(body)) + body
 
 
 class Channel:
@@ -82,17 +89,20 @@ class Channel:
         self.send(kind, mayfly_json.dumps(body).encode())
 
     def send_result(self, content_type: str, body) -> None:
-        """Bytes go with what tells of them: who reads the two in one piece is woken once."""
+        """R and B: in one piece, where the body is short, so that who reads it is woken once."""
         import mayfly_json
 
         told = frame(b"R", mayfly_json.dumps({"contentType": content_type}).encode())
         with self._lock:
-            if isinstance(body, bytes):
-                self._write(b"".join((told, b"B", len(body).to_bytes(4, "big"), body)))
-                return
-            self._write(told + b"B" + body.size.to_bytes(4, "big"))
-            for part in body.chunks():
-                self._write(part)
+            if not isinstance(body, bytes):
+                self._write(told + header(b"B", body.size))
+                for part in body.chunks():
+                    self._write(part)
+            elif len(body) <= SHORT:
+                self._write(told + frame(b"B", body))
+            else:
+                self._write(told + header(b"B", len(body)))
+                self._write(body)
 
     def receive(self, kind: bytes) -> bytes:
         """The body of the next frame. The dispatcher may hang up before a task: that is no failure."""

@@ -1,4 +1,4 @@
-"""The system calls that Python has no function for. All raise OSError."""
+"""System calls that Python has no function for, or one that writes to more pages. All raise OSError."""
 
 import ctypes
 import os
@@ -25,15 +25,15 @@ CLONE_VM = 0x100
 AF_INET, SOCK_DGRAM, SIOCSIFFLAGS = 2, 2, 0x8914
 SET_DUMPABLE, DROP_BOUNDING, SET_SECCOMP, FILTER = 4, 24, 22, 2
 
-# PyDLL keeps the interpreter's lock: these are short, and a process has one thread where it calls them.
+# PyDLL keeps the interpreter's lock: these are short, and `wait` is for what has ended.
 _libc = ctypes.PyDLL(None, use_errno=True)
-# Looked up here, so that no child has to; and without types: each, and what ctypes makes of a value by it, is
-# a page more that a child gets a copy of. A number is passed as an int, bytes as a pointer.
+# Looked up here, so that no child has to; and without types, for each type, and each value made by it, is one
+# page more that a child gets a copy of. So an int has to fit 32 bits; an address goes as bytes or `c_void_p`.
 _clone, _mount, _prctl, _unshare, _setns = _libc.clone, _libc.mount, _libc.prctl, _libc.unshare, _libc.setns
 _capset, _socket, _ioctl = _libc.capset, _libc.socket, _libc.ioctl
 _wait4, _srandom, _srand48 = _libc.wait4, _libc.srandom, _libc.srand48
 
-_LOOPBACK_UP = struct.pack("16sh14x", b"lo", 1)
+_LOOPBACK_UP = struct.pack("16sh22x", b"lo", 1)
 """A struct ifreq: the name, and IFF_UP."""
 _HEADER, _NO_CAPABILITIES = struct.pack("Ii", 0x20080522, 0), bytes(24)
 _STACK = ctypes.create_string_buffer(16384)
@@ -72,7 +72,7 @@ USER, GROUP = os.getuid(), os.getgid()
 
 
 def raise_loopback() -> None:
-    """Without an object for the socket, of whose class each child would get a copy for this."""
+    """Without an object for the socket: it and its class are on pages that each child would get copies of."""
     handle = _socket(AF_INET, SOCK_DGRAM, 0)
     _check(handle)
     try:

@@ -20,6 +20,7 @@ To and from the relay go packets: a kind, the child's number, and what the kind 
 
 import _signal
 import _socket
+import _thread
 import gc
 import os
 import resource
@@ -35,7 +36,8 @@ UNCONFINED = 16
 """The signal by which a child says that it could not be confined: SIGSTKFLT, which nothing else sends."""
 PACKET = struct.Struct("!cI")
 INT = struct.Struct("i")
-SPACE = _socket.CMSG_SPACE(3 * INT.size)
+ANCILLARY = _socket.CMSG_SPACE(3 * INT.size)
+"""Bytes for three descriptors."""
 MAX_DESCRIPTORS = 1 << 20
 REHEARSALS = 20
 """As often as an interpreter must see a function before it makes it faster."""
@@ -94,7 +96,8 @@ class Parent:
 
     def load(self) -> None:
         """Import the handler. How that fails is each child's to tell."""
-        # Nothing here needs it, but a handler may, and would import it anew in each child.
+        # Nothing here needs it, but a handler may, and would import it anew in each child. (Not so `socket`:
+        # every child pays for that, and whoever speaks over one imports it with the handler.)
         import json  # noqa: F401
 
         import mayfly_errors  # noqa: F401
@@ -105,9 +108,10 @@ class Parent:
             self._function = self._bootstrap.load_function()
         except BaseException as error:  # noqa: BLE001 - so is whatever ends the process
             self._error = error
-        self._bootstrap.flush()
         rehearse(self._bootstrap)
         gc.collect()
+        # After all that may still have printed: what waits here would be each child's to print.
+        self._bootstrap.flush()
         gc.freeze()
         self._tell(b"R")
 
@@ -132,7 +136,7 @@ class Parent:
     # --- the relay
 
     def _hear(self) -> None:
-        packet, ancillary, _, _ = self._control.recvmsg(64, SPACE)
+        packet, ancillary, _, _ = self._control.recvmsg(64, ANCILLARY)
         if not packet:
             os._exit(0)
         kind, number = PACKET.unpack_from(packet)
@@ -165,7 +169,7 @@ class Parent:
         self._watch(child, child.pid)
 
     def _start(self, number: int, descriptors: list[int], live) -> "Child":
-        if "threading" in sys.modules:  # else nobody has printed here since the import
+        if _thread._count():  # else nothing of the function's has run here since the import
             self._bootstrap.flush()
         try:
             kernel.unshare(kernel.NEW_PID)
@@ -248,7 +252,7 @@ class Rehearsal:
     def receive_payload(self, as_stream: bool) -> bytes:
         return b"{}"
 
-    def send(self, kind: bytes, body: bytes) -> None:
+    def send_json(self, kind: bytes, body: dict) -> None:
         pass
 
     def send_result(self, content_type: str, body: bytes) -> None:
