@@ -57,12 +57,12 @@ CO_COROUTINE = 0x80
 JSON = "application/json"
 
 
-def header(kind: bytes, size: int) -> bytes:
+def head(kind: bytes, size: int) -> bytes:
     return kind + size.to_bytes(4, "big")
 
 
 def frame(kind: bytes, body: bytes) -> bytes:
-    return header(kind, len(body)) + body
+    return head(kind, len(body)) + body
 
 
 class Channel:
@@ -88,20 +88,18 @@ class Channel:
 
         self.send(kind, mayfly_json.dumps(body).encode())
 
-    def send_result(self, content_type: str, body) -> None:
+    def send_result(self, told: bytes, body) -> None:
         """R and B: in one piece, where the body is short, so that who reads it is woken once."""
-        import mayfly_json
-
-        told = frame(b"R", mayfly_json.dumps({"contentType": content_type}).encode())
+        told = frame(b"R", told)
         with self._lock:
             if not isinstance(body, bytes):
-                self._write(told + header(b"B", body.size))
+                self._write(told + head(b"B", body.size))
                 for part in body.chunks():
                     self._write(part)
             elif len(body) <= SHORT:
                 self._write(told + frame(b"B", body))
             else:
-                self._write(told + header(b"B", len(body)))
+                self._write(told + head(b"B", len(body)))
                 self._write(body)
 
     def receive(self, kind: bytes) -> bytes:
@@ -135,12 +133,9 @@ class Channel:
         return self._reads or (self.stream is not None and self.stream.left > 0)
 
     @staticmethod
-    def _write(part: bytes) -> None:
-        sent = os.write(RESULT_FD, part)
-        if sent < len(part):
-            left = memoryview(part)[sent:]
-            while left:
-                left = left[os.write(RESULT_FD, left) :]
+    def _write(part) -> None:
+        while (sent := os.write(RESULT_FD, part)) < len(part):
+            part = memoryview(part)[sent:]
 
     @staticmethod
     def _read(size: int) -> bytes:
@@ -387,7 +382,9 @@ def answer(channel: Channel, handler, converter) -> bool:
     import mayfly_results  # noqa: F401 - now, rather than between the result and its answer
 
     task = mayfly_json.loads(channel.receive(b"T"))
-    if task["env"]:
+    if task[
+        "env"
+    ]:  # an update by nothing would still touch nine pages, of which a forked process gets copies
         os.environ.update(task["env"])
     if "logging" in sys.modules:
         show_log_lines()
@@ -411,6 +408,7 @@ def answer(channel: Channel, handler, converter) -> bool:
 
 
 def report_result(channel: Channel, result: object) -> bool:
+    import mayfly_json
     import mayfly_results
 
     try:
@@ -422,7 +420,7 @@ def report_result(channel: Channel, result: object) -> bool:
         report_failure(channel, error)
         return False
     flush()
-    channel.send_result(content_type, body)
+    channel.send_result(mayfly_json.dumps({"contentType": content_type}).encode(), body)
     return True
 
 

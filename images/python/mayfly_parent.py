@@ -169,7 +169,7 @@ class Parent:
         self._watch(child, child.pid)
 
     def _start(self, number: int, descriptors: list[int], live) -> "Child":
-        if _thread._count():  # else nothing of the function's has run here since the import
+        if _thread._count():  # else there is no thread of the import's that could have printed
             self._bootstrap.flush()
         try:
             kernel.unshare(kernel.NEW_PID)
@@ -255,10 +255,8 @@ class Rehearsal:
     def send_json(self, kind: bytes, body: dict) -> None:
         pass
 
-    def send_result(self, content_type: str, body: bytes) -> None:
-        import mayfly_json
-
-        mayfly_json.dumps({"contentType": content_type}).encode()
+    def send_result(self, told: bytes, body: bytes) -> None:
+        pass
 
 
 def rehearse(bootstrap) -> None:

@@ -17,6 +17,7 @@ Nothing here waits for a child. Of each line, either side sends at most WINDOW b
 given back as credit; so a child that does not read, or is not read, stops itself alone.
 """
 
+import _signal
 import _socket
 import json
 import os
@@ -46,9 +47,7 @@ KILLED = 9
 
 def main(bootstrap, options: str) -> None:
     """Never returns."""
-    import signal
-
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    _signal.signal(_signal.SIGTERM, _signal.SIG_DFL)
     mine, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
     log, log_end = os.pipe()
     about = json.loads(options)
