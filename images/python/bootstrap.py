@@ -382,9 +382,8 @@ def answer(channel: Channel, handler, converter) -> bool:
     import mayfly_results  # noqa: F401 - now, rather than between the result and its answer
 
     task = mayfly_json.loads(channel.receive(b"T"))
-    if task[
-        "env"
-    ]:  # an update by nothing would still touch nine pages, of which a forked process gets copies
+    # An update by nothing touches nine pages too, of which a forked process gets copies.
+    if task["env"]:
         os.environ.update(task["env"])
     if "logging" in sys.modules:
         show_log_lines()
