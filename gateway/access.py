@@ -174,32 +174,29 @@ class Guarded(Route):
         self.needs = needs
         submits = needs is Scope.SUBMIT and method == "POST"
 
-        async def guarded(request: Request) -> Response:
-            if needs is None:
-                return await endpoint(request)
+        async def open_to_all(scope: Asgi, receive: Receive, send: Send) -> None:
+            answer = await endpoint(Request(scope, receive, send))
+            await answer(scope, receive, send)
+
+        async def guarded(scope: Asgi, receive: Receive, send: Send) -> None:
+            assert needs is not None
+            request, admission, accepted = Request(scope, receive, send), None, False
             try:
                 principal = await access.admit_request(request, needs)
-                admission = limits.admit(request.scope, principal, submits=submits)
-                if admission is None:
-                    return await endpoint(request)
-                accepted = False
-                try:
-                    answer = await endpoint(request)
-                    accepted = answer.status_code < HTTPStatus.MULTIPLE_CHOICES
-                finally:
-                    admission.close(accepted=accepted)
+                admission = limits.admit(scope, principal, submits=submits)
+                answer = await endpoint(request)
+                accepted = answer.status_code < HTTPStatus.MULTIPLE_CHOICES
             except Problem as problem:
                 _note_refusal(request, access, problem)
                 raise
-            return answer
-
-        async def app(scope: Asgi, receive: Receive, send: Send) -> None:
-            answer = await guarded(Request(scope, receive, send))
+            finally:
+                if admission is not None:
+                    admission.close(accepted=accepted)
             await answer(scope, receive, send)
 
-        super().__init__(path, guarded, methods=[method], name=path)
+        super().__init__(path, endpoint, methods=[method], name=path)
         # Starlette's own handles exceptions, as its middleware around all routes does once more.
-        self.app = app
+        self.app = open_to_all if needs is None else guarded
 
 
 class GuardedSocket(WebSocketRoute):

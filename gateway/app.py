@@ -315,7 +315,8 @@ class _LogCommands:
     async def append(
         self, queue: str, lane: Lane, partition: int | None, task_id: str, value: bytes
     ) -> kafka.Appended:
-        await self._ensure(queue)
+        if queue not in self._queues:
+            await self._ensure(queue)
         return await self._log.append(kafka.lane_topic(queue, lane), value, key=task_id, partition=partition)
 
     async def append_event(self, queue: str, partition: int, task_id: str, value: bytes) -> None:
@@ -326,8 +327,6 @@ class _LogCommands:
 
     async def _ensure(self, queue: str) -> None:
         """A queue's first task may come before its first dispatcher, which would make the topics as well."""
-        if queue in self._queues:
-            return
         making = self._making.get(queue)
         if making is None:
             # Once for all tasks of a batch. That it failed is no news where nobody waits for it any more.

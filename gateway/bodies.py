@@ -10,7 +10,7 @@ from starlette.types import Receive
 
 from gateway.errors import Problem
 from gateway.limits.limits import Admission, admission_of
-from gateway.scope import BODY_CAME, value
+from gateway.scope import BODY, value
 
 BODY_SECONDS: Final = 30.0
 """The whole body arrives within this, or is refused: a slow sender holds memory and a connection."""
@@ -60,13 +60,18 @@ def is_media_type(header: str) -> bool:
 
 
 async def read_body(request: Request, limit: int, *, seconds: float = BODY_SECONDS) -> bytes:
-    """The body, of at most `limit` bytes. Raises `Problem`, or `ClientDisconnect` if the sender went."""
+    """The body, of at most `limit` bytes, of which nothing was read yet. Raises `Problem`, or
+    `ClientDisconnect` if the sender went."""
+    if (whole := request.scope.get(BODY)) is not None:
+        # Most bodies are so short that they come with the head: nothing is waited for.
+        if len(whole) > limit:
+            raise _too_large(limit)
+        if (admission := admission_of(request)) is not None:
+            admission.came(len(whole))
+        return bytes(whole)
     announced = value(request.scope, b"content-length")
     if announced.isdecimal() and int(announced[:20]) > limit:
         raise _too_large(limit)
-    if BODY_CAME in request.scope:
-        # Nothing is waited for: most bodies are so short that they come with the head.
-        return await _collect(request.receive, limit, admission_of(request))
     try:
         async with asyncio.timeout(seconds):
             return await _collect(request.receive, limit, admission_of(request))

@@ -1,8 +1,9 @@
 """Connections: uvicorn's, with an end to every wait on a client.
 
-uvicorn closes a connection that is idle after an answer. It waits without end for a head that does not come,
-for a body that nobody reads, and for a client that does not take its answer; it takes a head of any size, and
-any number of connections. Once a second `Watch` looks at them all, so that a request costs no timer.
+uvicorn waits without end for a head that does not come, for a body that nobody reads, and for a client that
+does not take its answer; it takes a head of any size, and any number of connections; and it has a timer for
+each answer, to close a connection that is idle after it. Once a second `Watch` looks at them all, so that a
+request costs no timer.
 """
 
 import asyncio
@@ -10,23 +11,27 @@ import logging
 import resource
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import suppress
+from itertools import chain
 from typing import Any, Final
 
 from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from gateway.bodies import BODY_SECONDS
 from gateway.errors import Problem
 from gateway.limits.load import overloaded
 from gateway.pace import Pace
-from gateway.scope import BODY_CAME
+from gateway.scope import BODY
 
 log = logging.getLogger(__name__)
 
 HEAD_SECONDS: Final = 15.0
 """A request's head is there so long after the connection was made, or after the last answer."""
+IDLE_SECONDS: Final = 5.0
+"""For so long a connection is kept after an answer."""
 HEAD_BYTES: Final = 64 * 1024
 """A larger head, request line included, is refused."""
 BODY_LATE_SECONDS: Final = BODY_SECONDS + 5
@@ -41,6 +46,9 @@ SPARE_FILES: Final = 256
 """Files that the gateway opens besides connections."""
 _ALWAYS: Final = frozenset({"/healthz", "/readyz"})
 _HEALTH: Final = frozenset(path.encode() for path in _ALWAYS)
+_CONTENT_LENGTH: Final = b"content-length"
+_CONTROLS: Final = bytes({*range(32), 127} - {ord("\t")})
+"""What no header may hold."""
 _RESET: Final = struct.pack("ii", 1, 0)
 _KEEPALIVE: Final = (
     (socket.SOL_SOCKET, "SO_KEEPALIVE", 1),
@@ -142,9 +150,13 @@ class Watch:
             self.now += min(clock() - swept, 2 * SWEEP_SECONDS)
             swept = clock()
             for connection, since in list(self._waiting.items()):
-                if self.now - since <= HEAD_SECONDS:
+                waited = self.now - since
+                if waited <= min(IDLE_SECONDS, HEAD_SECONDS):
                     break
-                self.cut(connection)
+                if waited > HEAD_SECONDS:
+                    self.cut(connection)
+                elif connection.is_at_rest:
+                    connection.transport.close()
             for connection in list(self._all):
                 if connection.transport.is_closing():
                     # As a WebSocket, of whose end only the transport knows.
@@ -208,18 +220,29 @@ class Connection(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         if not self._refused:
             super().on_message_complete()
-            self.scope[BODY_CAME] = True  # type: ignore[typeddict-unknown-key]
+            # A longer one is received, which has the connection read on, and so its end be seen.
+            if self.cycle is not None and len(body := self.cycle.body) <= HIGH_WATER_LIMIT:
+                self.scope[BODY] = body  # type: ignore[typeddict-unknown-key]
         self._head = 0
         self._body_since = None
         self._settle()
 
     def on_response_complete(self) -> None:
-        super().on_response_complete()
+        """As uvicorn's, but for a timer with each answer, that closes what is idle then."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
         self._settle()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        cycle.transport = _Answer(self.transport, self.loop)  # type: ignore[assignment]
-        super()._start_asgi_task(cycle, app)
+        def answering(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+            answer: Awaitable[None] = app(scope, receive, _Answer(cycle, send).send)
+            return answer
+
+        super()._start_asgi_task(cycle, answering)  # type: ignore[arg-type]
 
     def handle_websocket_upgrade(self) -> None:
         """The transport is the WebSocket's from now on, which looks itself whether its client is there."""
@@ -235,6 +258,11 @@ class Connection(HttpToolsProtocol):
         """The answer that is under way, if one is, is the last."""
         if self.cycle is not None:
             self.cycle.keep_alive = False
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether a request was answered, and nothing has come of another one."""
+        return self.cycle is not None and self._head == 0
 
     def is_stuck(self, now: float) -> bool:
         """Whether its client takes nothing, or does not send the body that it began."""
@@ -272,41 +300,69 @@ class Connection(HttpToolsProtocol):
         self.transport.close()
 
 
+class _Done:
+    """What nobody has to wait for."""
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        yield from ()
+
+
 class _Answer:
-    """A transport as an answer needs it, which holds the head for what follows in the same round of the event
-    loop: that is the body mostly, and uvicorn writes the two one by one. Each would be a call to the system,
-    a packet, and a client that is woken up."""
+    """How a request is answered: as uvicorn does, but what comes whole is written in one piece. By itself
+    uvicorn writes head and body one by one: each would be a call to the system, a packet, and a client that
+    is woken up."""
 
-    __slots__ = ("_begun", "_held", "_loop", "_transport")
+    __slots__ = ("_as_ever", "_cycle", "_head")
 
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
-        self._transport = transport
-        self._loop = loop
-        self._begun = False
-        self._held = b""
+    def __init__(self, cycle: RequestResponseCycle, as_ever: Send) -> None:
+        self._cycle = cycle
+        self._as_ever = as_ever
+        self._head: Any = None
+        """Of an answer that begins with its length, until the first piece of its body is there."""
 
-    def write(self, data: bytes) -> None:
-        if not self._begun:
-            self._begun = True
-            self._held = data
-            self._loop.call_soon(self._flush)
-        elif self._held:
-            held, self._held = self._held, b""
-            self._transport.write(held + data)
-        else:
-            self._transport.write(data)
+    def send(self, message: Any) -> Awaitable[None]:
+        head, self._head = self._head, None
+        if head is not None:
+            return _DONE if self._is_written(head, message) else self._one_by_one(head, message)
+        first = next(iter(message.get("headers", ())), None)
+        if first is None or first[0] != _CONTENT_LENGTH:
+            return self._as_ever(message)
+        self._head = message
+        return _DONE
 
-    def is_closing(self) -> bool:
-        return self._transport.is_closing()
+    async def _one_by_one(self, head: Any, message: Any) -> None:
+        await self._as_ever(head)
+        await self._as_ever(message)
 
-    def close(self) -> None:
-        self._flush()
-        self._transport.close()
+    def _is_written(self, head: Any, message: Any) -> bool:
+        """Whether it was: else there is more to it than to write it."""
+        cycle, headers, body = self._cycle, head["headers"], message.get("body", b"")
+        if (
+            message.get("more_body")
+            or len(body) != int(headers[0][1])
+            or not cycle.keep_alive
+            or cycle.disconnected
+            or cycle.flow.write_paused
+            or cycle.scope["method"] == "HEAD"
+        ):
+            return False
+        lines = [STATUS_LINE[head["status"]]]
+        for name, value in chain(cycle.default_headers, headers):
+            lines += name, b": ", value, b"\r\n"
+        lines.append(b"\r\n")
+        written = b"".join(lines)
+        ends = len(cycle.default_headers) + len(headers) + 2
+        if len(written) - len(written.translate(None, _CONTROLS)) != 2 * ends or b"\nconnection:" in written:
+            # A header with a line end in it, which uvicorn refuses; or one that has the connection closed.
+            return False
+        cycle.response_started = cycle.response_complete = True
+        cycle.transport.write(written + body)
+        cycle.message_event.set()
+        cycle.on_response()
+        return True
 
-    def _flush(self) -> None:
-        if self._held and not self._transport.is_closing():
-            self._transport.write(self._held)
-        self._held = b""
+
+_DONE: Final = _Done()
 
 
 def refusing(problem: Callable[[], Problem], healthy: ASGIApp | None = None) -> Any:

@@ -51,10 +51,10 @@ def page_limit(text: str | None, default: int = 50) -> int:
 
 def idempotency_key(request: Request) -> str | None:
     """The header Idempotency-Key. Raises `Problem` for one that is none, and for two."""
-    keys = [key.decode("latin-1") for key in values(request.scope, b"idempotency-key")]
+    keys = values(request.scope, b"idempotency-key")
     if not keys:
         return None
-    if len(keys) > 1 or not _KEY.fullmatch(keys[0]):
+    if len(keys) > 1 or not _KEY.fullmatch(key := keys[0].decode("latin-1")):
         detail = "Idempotency-Key is given once: 1 to 200 printable characters of ASCII."
         raise Problem("invalid_header", detail, field="Idempotency-Key")
-    return keys[0]
+    return key

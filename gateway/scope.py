@@ -7,8 +7,8 @@ REQUEST_ID: Final = "mayfly.request_id"
 """The request's name in the audit log, once there is something to write there; the answer has it too."""
 ANSWER_HEADERS: Final = "mayfly.answer_headers"
 """Headers, as pairs of bytes, that its answer gets whatever it will be."""
-BODY_CAME: Final = "mayfly.body_came"
-"""There from when the request's body has arrived as a whole."""
+BODY: Final = "mayfly.body"
+"""What is left of the request's body, from when it has arrived as a whole; not there where it is long."""
 
 
 def values(scope: Mapping[str, Any], name: bytes) -> list[bytes]:
@@ -19,4 +19,8 @@ def values(scope: Mapping[str, Any], name: bytes) -> list[bytes]:
 
 def value(scope: Mapping[str, Any], name: bytes) -> str:
     """The first of them as text, or nothing."""
-    return next(iter(values(scope, name)), b"").decode("latin-1")
+    for one, given in scope["headers"]:
+        if one == name:
+            text: str = given.decode("latin-1")
+            return text
+    return ""

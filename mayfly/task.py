@@ -320,11 +320,13 @@ def decode_envelope(value: bytes | None, *, topic: str, partition: int, offset: 
 
 def new_task_id() -> str:
     """A UUIDv7 (RFC 9562): its first 48 bits are the time in milliseconds."""
-    time_ms = time.time_ns() // 1_000_000
-    rand = os.urandom(10).hex()
-    when = f"{time_ms >> 16:08x}-{time_ms & 0xFFFF:04x}"
-    variant = "89ab"[int(rand[3], 16) & 3]  # 10, in bits, and two by chance
-    return f"{when}-7{rand[:3]}-{variant}{rand[4:7]}-{rand[7:19]}"
+    when, rand = (time.time_ns() // 1_000_000).to_bytes(6, "big").hex(), os.urandom(10).hex()
+    variant = _VARIANTS[rand[3]]
+    return f"{when[:8]}-{when[8:]}-7{rand[:3]}-{variant}{rand[4:7]}-{rand[7:19]}"
+
+
+_VARIANTS: Final = {digit: "89ab"[number & 3] for number, digit in enumerate("0123456789abcdef")}
+"""10, in bits, and two by chance."""
 
 
 def place_id(topic: str, partition: int, offset: int) -> str:

@@ -5,6 +5,7 @@ import contextlib
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from urllib.parse import unquote_to_bytes
 
 import pytest
 import uvicorn
@@ -21,13 +22,20 @@ PATIENCE = 60.0
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
     """`/flood` answers with more than any buffer holds, `/wait` after it was let go and `/head` with nothing
-    but a head until then, others at once; a WebSocket is kept."""
+    but a head until then, others at once; `/whole` and `/short` say their length, and the query is a header
+    of theirs. A WebSocket is kept."""
     if scope["type"] == "websocket":
         await send({"type": "websocket.accept"})
         while (await receive())["type"] != "websocket.disconnect":
             pass
         return
     headers = [(b"content-type", b"text/plain")]
+    if scope["path"] in ("/whole", "/short"):
+        headers = [(b"content-length", b"4"), (b"x-given", unquote_to_bytes(scope["query_string"])), *headers]
+        body = b"done" if scope["path"] == "/whole" else b"don"
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+        return
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     if scope["path"] == "/flood":
         for _ in range(1000):
@@ -70,7 +78,7 @@ async def serving(most: int = 100) -> AsyncIterator[tuple[Watch, Callable[[], Aw
 @pytest.fixture(autouse=True)
 def cut_short(monkeypatch: pytest.MonkeyPatch) -> Cut:
     """Gives what ends these waits; until then all are patient."""
-    for name in ("HEAD_SECONDS", "BODY_LATE_SECONDS", "WRITE_SECONDS"):
+    for name in ("HEAD_SECONDS", "IDLE_SECONDS", "BODY_LATE_SECONDS", "WRITE_SECONDS"):
         monkeypatch.setattr(connections, name, PATIENCE)
     monkeypatch.setattr(connections, "SWEEP_SECONDS", 0.02)
 
@@ -128,6 +136,67 @@ async def test_after_an_answer_the_next_head_is_waited_for_as_long(cut_short: Cu
         cut_short("HEAD_SECONDS")
         talk[1].write(b"\r\n")
         assert await ended(talk) == b""
+
+
+async def test_a_connection_is_closed_that_is_idle_after_an_answer(cut_short: Cut) -> None:
+    async with serving() as (watch, connect):
+        fresh, begun, idle = await connect(), await connect(), await connect()
+        for talk in (begun, idle):
+            await answer(talk, GET % b"")
+        begun[1].write(b"GET /")
+        while not any(one._head for one in watch._all):
+            await asyncio.sleep(0.01)
+        cut_short("IDLE_SECONDS")
+        assert await ended(idle) == b""
+        for talk, sent in ((fresh, GET % b""), (begun, GET[len("GET /") :] % b"")):
+            assert (await answer(talk, sent)).startswith(b"HTTP/1.1 200")
+
+
+async def whole(talk: Talk, sent: bytes, end: bytes = b"done") -> bytes:
+    talk[1].write(sent)
+    return await talk[0].readuntil(end)
+
+
+async def test_an_answer_that_comes_whole_is_as_it_would_be_otherwise() -> None:
+    async with serving() as (watch, connect):
+        talk = await connect()
+        found = await whole(talk, GET % b"whole?a%09b")
+        (connection,) = watch._all
+        assert connection.cycle is not None
+        assert connection.cycle.response_complete
+        head, _, body = found.partition(b"\r\n\r\n")
+        lines = head.split(b"\r\n")
+        assert lines[0] == b"HTTP/1.1 200 OK"
+        assert {line.partition(b":")[0] for line in lines[1:]} >= {b"date", b"content-length", b"x-given"}
+        assert b"x-given: a\tb" in lines
+        assert body == b"done"
+        # Two that are asked for at once, and one without its body.
+        assert (await whole(talk, GET % b"whole" * 2)).count(b"HTTP/1.1 200") == 1
+        assert (await whole(talk, b"")).count(b"HTTP/1.1 200") == 1
+        headless = await whole(talk, (GET % b"whole").replace(b"GET", b"HEAD"), b"\r\n\r\n")
+        assert b"content-length: 4\r\n" in headless
+        assert (await whole(talk, GET % b"whole")).startswith(b"HTTP/1.1 200")
+
+
+async def test_the_last_whole_answer_says_so() -> None:
+    async with serving() as (_, connect):
+        found = await whole(await connect(), GET.replace(b"x\r\n", b"x\r\nconnection: close\r\n") % b"whole")
+        assert b"\r\nconnection: close\r\n" in found
+
+
+@pytest.mark.parametrize("given", ["a%0d%0ax-more: 1", "a%0ab", "a%0db", "a%00b", "a%7fb"])
+async def test_no_header_holds_another_one(given: str) -> None:
+    async with serving() as (_, connect):
+        talk = await connect()
+        talk[1].write(GET % f"whole?{given}".replace(" ", "%20").encode())
+        assert await ended(talk) == b""
+
+
+async def test_a_body_that_is_shorter_than_its_head_says_is_no_answer() -> None:
+    async with serving() as (_, connect):
+        talk = await connect()
+        talk[1].write(GET % b"short")
+        assert not (await ended(talk)).endswith(b"done")
 
 
 async def test_a_websocket_may_be_silent_and_counts_as_a_connection(cut_short: Cut) -> None:
