@@ -356,6 +356,7 @@ class _Answer:
             # A header with a line end in it, which uvicorn refuses; or one that has the connection closed.
             return False
         cycle.response_started = cycle.response_complete = True
+        cycle.waiting_for_100_continue = False
         cycle.transport.write(written + body)
         cycle.message_event.set()
         cycle.on_response()
