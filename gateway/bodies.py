@@ -68,7 +68,10 @@ async def read_body(request: Request, limit: int, *, seconds: float = BODY_SECON
             raise _too_large(limit)
         if (admission := admission_of(request)) is not None:
             admission.came(len(whole))
-        return bytes(whole)
+        body = bytes(whole)
+        # The connection would keep it until its next request.
+        whole.clear()
+        return body
     announced = value(request.scope, b"content-length")
     if announced.isdecimal() and int(announced[:20]) > limit:
         raise _too_large(limit)

@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 HEAD_SECONDS: Final = 15.0
 """A request's head is there so long after the connection was made, or after the last answer."""
 IDLE_SECONDS: Final = 5.0
-"""For so long a connection is kept after an answer."""
+"""For so long a connection is kept after an answer, if nothing comes."""
 HEAD_BYTES: Final = 64 * 1024
 """A larger head, request line included, is refused."""
 BODY_LATE_SECONDS: Final = BODY_SECONDS + 5
@@ -175,6 +175,8 @@ class Connection(HttpToolsProtocol):
         """Bytes that came since the last request was there as a whole: at least those of the head."""
         self._body_since: float | None = None
         """Since when a body is awaited, which has not come to its end."""
+        self._unread_since = 0.0
+        """Since when nothing came of it, once its request is answered."""
         self._unsent = 0
         self._unsent_since = 0.0
         self._refused = False
@@ -193,6 +195,7 @@ class Connection(HttpToolsProtocol):
         super().data_received(data)
         if self._body_since is not None:
             self._head = 0
+            self._unread_since = self._watch.now
         elif self._head > HEAD_BYTES and not self.transport.is_closing():
             self._refuse_head()
 
@@ -233,6 +236,7 @@ class Connection(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         self.flow.resume_reading()
+        self._unread_since = self._watch.now
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
         self._settle()
@@ -277,6 +281,8 @@ class Connection(HttpToolsProtocol):
         if self.pipeline:
             # It is not read while the request before it is at work.
             self._body_since = now
+        elif self._is_idle() and now - self._unread_since > IDLE_SECONDS:
+            return True
         return now - self._body_since > BODY_LATE_SECONDS
 
     def _settle(self) -> None:
@@ -338,7 +344,8 @@ class _Answer:
         """Whether it was: else there is more to it than to write it."""
         cycle, headers, body = self._cycle, head["headers"], message.get("body", b"")
         if (
-            message.get("more_body")
+            message["type"] != "http.response.body"
+            or message.get("more_body")
             or len(body) != int(headers[0][1])
             or not cycle.keep_alive
             or cycle.disconnected

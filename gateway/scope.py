@@ -8,7 +8,8 @@ REQUEST_ID: Final = "mayfly.request_id"
 ANSWER_HEADERS: Final = "mayfly.answer_headers"
 """Headers, as pairs of bytes, that its answer gets whatever it will be."""
 BODY: Final = "mayfly.body"
-"""What is left of the request's body, from when it has arrived as a whole; not there where it is long."""
+"""The request's body, from when it has arrived as a whole; not there where it is long. Who takes it, empties
+it."""
 
 
 def values(scope: Mapping[str, Any], name: bytes) -> list[bytes]:

@@ -21,7 +21,7 @@ from mayfly.settings import MIB
 SERVICE: Final = "lambda"
 BODY_BYTES: Final = 6 * MIB
 """AWS's own limit for a call that is waited for."""
-_BODY: Final = "mayfly.body"
+_BODY: Final = "mayfly.signed_body"
 
 
 class Signatures:

@@ -152,6 +152,15 @@ async def test_a_connection_is_closed_that_is_idle_after_an_answer(cut_short: Cu
             assert (await answer(talk, sent)).startswith(b"HTTP/1.1 200")
 
 
+async def test_nor_does_a_body_hold_one_that_nobody_waits_for_any_more(cut_short: Cut) -> None:
+    async with serving() as (_, connect):
+        talk = await connect()
+        talk[1].write(GET.replace(b"x\r\n", b"x\r\ncontent-length: 9\r\n") % b"whole")
+        await talk[0].readuntil(b"done")
+        cut_short("IDLE_SECONDS")
+        assert await ended(talk) == b""
+
+
 async def whole(talk: Talk, sent: bytes, end: bytes = b"done") -> bytes:
     talk[1].write(sent)
     return await talk[0].readuntil(end)
