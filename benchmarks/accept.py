@@ -72,9 +72,9 @@ def folders(stack: Stack, client: Client, report: Report) -> None:
         length = stack.output.stat().st_size
         stack.write("accept-dropped", handler)
         began = time.monotonic()
-        until(lambda: stack.says("accept-dropped", after=length), "the folder is noticed")  # noqa: B023
+        until(lambda: stack.says("accept-dropped", after=length), "the folder is noticed")  # noqa: B023 - over before the next turn
         report.seconds(f"a {what} folder is picked up", time.monotonic() - began, at_most=2)
-        until(lambda: version() not in (None, before), "the folder is served")  # noqa: B023
+        until(lambda: version() not in (None, before), "the folder is served")  # noqa: B023 - over before the next turn
         report.seconds(f"a {what} folder is served", time.monotonic() - began)
         before = version()
         task = client.wait(client.submit("accept-dropped", what).task_id, timeout=PATIENCE)

@@ -13,7 +13,7 @@ from typing import Final, Protocol
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 from starlette.routing import Route, WebSocketRoute
-from starlette.types import Receive, Send
+from starlette.types import ASGIApp, Receive, Send
 from starlette.types import Scope as Asgi
 from starlette.websockets import WebSocket
 
@@ -172,31 +172,40 @@ class Guarded(Route):
         limits: Limits,
     ) -> None:
         self.needs = needs
-        submits = needs is Scope.SUBMIT and method == "POST"
-
-        async def open_to_all(scope: Asgi, receive: Receive, send: Send) -> None:
-            answer = await endpoint(Request(scope, receive, send))
-            await answer(scope, receive, send)
-
-        async def guarded(scope: Asgi, receive: Receive, send: Send) -> None:
-            assert needs is not None
-            request, admission, accepted = Request(scope, receive, send), None, False
-            try:
-                principal = await access.admit_request(request, needs)
-                admission = limits.admit(scope, principal, submits=submits)
-                answer = await endpoint(request)
-                accepted = answer.status_code < HTTPStatus.MULTIPLE_CHOICES
-            except Problem as problem:
-                _note_refusal(request, access, problem)
-                raise
-            finally:
-                if admission is not None:
-                    admission.close(accepted=accepted)
-            await answer(scope, receive, send)
-
         super().__init__(path, endpoint, methods=[method], name=path)
         # Starlette's own handles exceptions, as its middleware around all routes does once more.
-        self.app = open_to_all if needs is None else guarded
+        if needs is None:
+            self.app = _open(endpoint)
+        else:
+            submits = needs is Scope.SUBMIT and method == "POST"
+            self.app = _guarded(endpoint, needs, access, limits, submits=submits)
+
+
+def _open(endpoint: Handler) -> ASGIApp:
+    async def app(scope: Asgi, receive: Receive, send: Send) -> None:
+        answer = await endpoint(Request(scope, receive, send))
+        await answer(scope, receive, send)
+
+    return app
+
+
+def _guarded(endpoint: Handler, needs: Scope, access: Admission, limits: Limits, *, submits: bool) -> ASGIApp:
+    async def app(scope: Asgi, receive: Receive, send: Send) -> None:
+        request, admission, accepted = Request(scope, receive, send), None, False
+        try:
+            principal = await access.admit_request(request, needs)
+            admission = limits.admit(scope, principal, submits=submits)
+            answer = await endpoint(request)
+            accepted = answer.status_code < HTTPStatus.MULTIPLE_CHOICES
+        except Problem as problem:
+            _note_refusal(request, access, problem)
+            raise
+        finally:
+            if admission is not None:
+                admission.close(accepted=accepted)
+        await answer(scope, receive, send)
+
+    return app
 
 
 class GuardedSocket(WebSocketRoute):

@@ -10,7 +10,7 @@ from starlette.types import Receive
 
 from gateway.errors import Problem
 from gateway.limits.limits import Admission, admission_of
-from gateway.scope import BODY, value
+from gateway.scope import BODY, announced, value
 
 BODY_SECONDS: Final = 30.0
 """The whole body arrives within this, or is refused: a slow sender holds memory and a connection."""
@@ -72,8 +72,7 @@ async def read_body(request: Request, limit: int, *, seconds: float = BODY_SECON
         # The connection would keep it until its next request.
         whole.clear()
         return body
-    announced = value(request.scope, b"content-length")
-    if announced.isdecimal() and int(announced[:20]) > limit:
+    if announced(request.scope) > limit:
         raise _too_large(limit)
     try:
         async with asyncio.timeout(seconds):

@@ -11,15 +11,15 @@ import logging
 import resource
 import socket
 import struct
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from itertools import chain
 from typing import Any, Final
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from gateway.answers import Answer, written
 from gateway.bodies import BODY_SECONDS
 from gateway.errors import Problem
 from gateway.limits.load import overloaded
@@ -46,9 +46,6 @@ SPARE_FILES: Final = 256
 """Files that the gateway opens besides connections."""
 _ALWAYS: Final = frozenset({"/healthz", "/readyz"})
 _HEALTH: Final = frozenset(path.encode() for path in _ALWAYS)
-_CONTENT_LENGTH: Final = b"content-length"
-_CONTROLS: Final = bytes({*range(32), 127} - {ord("\t")})
-"""What no header may hold."""
 _RESET: Final = struct.pack("ii", 1, 0)
 _KEEPALIVE: Final = (
     (socket.SOL_SOCKET, "SO_KEEPALIVE", 1),
@@ -94,7 +91,7 @@ class Watch:
         """Seconds that were swept. It stands still while the process does: who sent something meanwhile has
         done its part, and it has not been read yet."""
         self._waiting: dict[Connection, float] = {}
-        """Those from which a request's head is to come, and since when, the longest first."""
+        """Those that have nothing to be answered, and since when nothing came, the longest first."""
 
     def protocol(self, **given: Any) -> "Connection":
         """Makes a connection, as uvicorn asks for one."""
@@ -175,8 +172,6 @@ class Connection(HttpToolsProtocol):
         """Bytes that came since the last request was there as a whole: at least those of the head."""
         self._body_since: float | None = None
         """Since when a body is awaited, which has not come to its end."""
-        self._unread_since = 0.0
-        """Since when nothing came of it, once its request is answered."""
         self._unsent = 0
         self._unsent_since = 0.0
         self._refused = False
@@ -195,7 +190,7 @@ class Connection(HttpToolsProtocol):
         super().data_received(data)
         if self._body_since is not None:
             self._head = 0
-            self._unread_since = self._watch.now
+            self._settle()
         elif self._head > HEAD_BYTES and not self.transport.is_closing():
             self._refuse_head()
 
@@ -236,14 +231,13 @@ class Connection(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         self.flow.resume_reading()
-        self._unread_since = self._watch.now
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
         self._settle()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         def answering(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-            answer: Awaitable[None] = app(scope, receive, _Answer(cycle, send).send)
+            answer: Awaitable[None] = app(scope, receive, Answer(cycle, send).send)
             return answer
 
         super()._start_asgi_task(cycle, answering)  # type: ignore[arg-type]
@@ -281,13 +275,11 @@ class Connection(HttpToolsProtocol):
         if self.pipeline:
             # It is not read while the request before it is at work.
             self._body_since = now
-        elif self._is_idle() and now - self._unread_since > IDLE_SECONDS:
-            return True
         return now - self._body_since > BODY_LATE_SECONDS
 
     def _settle(self) -> None:
-        """Once a request came and was answered as a whole, the next one's head is waited for."""
-        if self._is_idle() and self._body_since is None and not self.transport.is_closing():
+        """Once all is answered the next head is waited for, or the rest of a body that nobody reads."""
+        if self._is_idle() and not self.transport.is_closing():
             self._watch.waits(self)
 
     def _is_idle(self) -> bool:
@@ -302,75 +294,8 @@ class Connection(HttpToolsProtocol):
             # The answer to the request before is not there yet.
             self._watch.cut(self)
             return
-        self.transport.write(_written(head_too_large()))
+        self.transport.write(written(head_too_large()))
         self.transport.close()
-
-
-class _Done:
-    """What nobody has to wait for."""
-
-    def __await__(self) -> Generator[Any, Any, None]:
-        yield from ()
-
-
-class _Answer:
-    """How a request is answered: as uvicorn does, but what comes whole is written in one piece. By itself
-    uvicorn writes head and body one by one: each would be a call to the system, a packet, and a client that
-    is woken up."""
-
-    __slots__ = ("_as_ever", "_cycle", "_head")
-
-    def __init__(self, cycle: RequestResponseCycle, as_ever: Send) -> None:
-        self._cycle = cycle
-        self._as_ever = as_ever
-        self._head: Any = None
-        """Of an answer that begins with its length, until the first piece of its body is there."""
-
-    def send(self, message: Any) -> Awaitable[None]:
-        head, self._head = self._head, None
-        if head is not None:
-            return _DONE if self._is_written(head, message) else self._one_by_one(head, message)
-        first = next(iter(message.get("headers", ())), None)
-        if first is None or first[0] != _CONTENT_LENGTH:
-            return self._as_ever(message)
-        self._head = message
-        return _DONE
-
-    async def _one_by_one(self, head: Any, message: Any) -> None:
-        await self._as_ever(head)
-        await self._as_ever(message)
-
-    def _is_written(self, head: Any, message: Any) -> bool:
-        """Whether it was: else there is more to it than to write it."""
-        cycle, headers, body = self._cycle, head["headers"], message.get("body", b"")
-        if (
-            message["type"] != "http.response.body"
-            or message.get("more_body")
-            or len(body) != int(headers[0][1])
-            or not cycle.keep_alive
-            or cycle.disconnected
-            or cycle.flow.write_paused
-            or cycle.scope["method"] == "HEAD"
-        ):
-            return False
-        lines = [STATUS_LINE[head["status"]]]
-        for name, value in chain(cycle.default_headers, headers):
-            lines += name, b": ", value, b"\r\n"
-        lines.append(b"\r\n")
-        written = b"".join(lines)
-        ends = len(cycle.default_headers) + len(headers) + 2
-        if len(written) - len(written.translate(None, _CONTROLS)) != 2 * ends or b"\nconnection:" in written:
-            # A header with a line end in it, which uvicorn refuses; or one that has the connection closed.
-            return False
-        cycle.response_started = cycle.response_complete = True
-        cycle.waiting_for_100_continue = False
-        cycle.transport.write(written + body)
-        cycle.message_event.set()
-        cycle.on_response()
-        return True
-
-
-_DONE: Final = _Done()
 
 
 def refusing(problem: Callable[[], Problem], healthy: ASGIApp | None = None) -> Any:
@@ -385,13 +310,6 @@ def refusing(problem: Callable[[], Problem], healthy: ASGIApp | None = None) -> 
     return refuse
 
 
-def _written(problem: Problem) -> bytes:
-    """As it goes over the wire."""
-    answer = problem.response()
-    lines = [name + b": " + value + b"\r\n" for name, value in answer.raw_headers]
-    return b"".join([STATUS_LINE[answer.status_code], *lines, b"\r\n", bytes(answer.body)])
-
-
 def head_too_large() -> Problem:
     return Problem("head_too_large", f"A request's head has at most {HEAD_BYTES} bytes.")
 
@@ -402,4 +320,4 @@ def _too_many() -> Problem:
     return problem
 
 
-_TOO_MUCH: Final = _written(overloaded("There are more requests than the gateway can answer"))
+_TOO_MUCH: Final = written(overloaded("There are more requests than the gateway can answer"))

@@ -25,3 +25,9 @@ def value(scope: Mapping[str, Any], name: bytes) -> str:
             text: str = given.decode("latin-1")
             return text
     return ""
+
+
+def announced(scope: Mapping[str, Any]) -> int:
+    """The body's length in bytes, where the head has it."""
+    text = value(scope, b"content-length")
+    return int(text[:20]) if text.isdecimal() else 0

@@ -14,6 +14,7 @@ from typing import Final
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.errors import Problem
+from gateway.scope import values
 from mayfly.errors import SettingsError
 
 _AUTHORITY: Final = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+)(?::[0-9]{1,5})?")
@@ -52,18 +53,13 @@ class Guard:
 
 
 def _refusal(scope: Scope) -> Problem | None:
-    hosts, origins = [], []
-    for name, value in scope["headers"]:
-        if name == b"host":
-            hosts.append(value)
-        elif name == b"origin":
-            origins.append(value)
+    hosts = values(scope, b"host")
     if len(hosts) != 1 or not _is_loopback_authority(hosts[0]):
         named = ", ".join(host.decode("latin-1")[:100] for host in hosts) or "none"
         return Problem(
             "invalid_host", f"The Host header must name loopback, such as 127.0.0.1; it is {named}."
         )
-    for value in origins:
+    for value in values(scope, b"origin"):
         if value != b"http://" + hosts[0]:
             origin = value.decode("latin-1")[:100]
             return Problem("foreign_origin", f"Origin {origin} is not this gateway's own.")

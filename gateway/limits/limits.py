@@ -22,7 +22,7 @@ from gateway.limits.gauge import Gauge
 from gateway.limits.load import Load, overloaded
 from gateway.limits.standing import Standing, headers, tightest, whole_seconds
 from gateway.ports import Book
-from gateway.scope import ANSWER_HEADERS
+from gateway.scope import ANSWER_HEADERS, announced
 from mayfly.errors import ReadModelUnavailable
 from mayfly.identity.keys import Allowance
 from mayfly.identity.principal import Principal
@@ -43,7 +43,6 @@ FORGET_SECONDS: Final = 10.0
 REMEMBERED: Final = 10_000
 """Callers whose limits are known without a look at the book."""
 _ADMISSION: Final = "mayfly.admission"
-_CONTENT_LENGTH: Final = b"content-length"
 _KEY: Final = "key:"
 _NONE: Final = Allowance()
 Asgi = MutableMapping[str, Any]
@@ -174,20 +173,20 @@ class Limits:
             gauge = self.counters.gauge(caller.tenant, now)
             gauges.append(gauge)
             held += tasks_within(scope, caller, gauge, 1)
-        daily, announced, most = None, 0, 0
+        daily, expected, most = None, 0, 0
         if caller.bytes is not None:
             self._used.set()
             name, most = caller.bytes
             daily = self.counters.day(name, day_of(self._wall()))
-            announced = _announced(scope)
-            held.append(self.bytes_within(scope, daily, most, announced))
+            expected = announced(scope)
+            held.append(self.bytes_within(scope, daily, most, expected))
         if self._ceiling:
             self._used.set()
             everybody = self.counters.all_tasks()
             gauges.append(everybody)
             self.below_ceiling(1)
         self.load.check(caller.tenant)
-        return Admission(self, scope, caller, gauges, daily, announced)
+        return Admission(self, scope, caller, gauges, daily, expected)
 
     def bytes_within(self, scope: Asgi, daily: Daily, most: int, more: int) -> Standing:
         """Raises `Problem` where so many bytes more are too many."""
@@ -364,14 +363,6 @@ def _refused(scope: Asgi, one: Standing, wait: float, detail: str) -> Problem:
 def _tell(scope: Asgi, one: Standing | None) -> None:
     if one is not None:
         scope[ANSWER_HEADERS] = headers(one)
-
-
-def _announced(scope: Asgi) -> int:
-    """The body's length, where the head has it."""
-    for name, value in scope["headers"]:
-        if name == _CONTENT_LENGTH and value.isdigit():
-            return int(value[:20])
-    return 0
 
 
 def _first(*numbers: Number | None) -> Number | None:

@@ -205,7 +205,7 @@ async def test_a_body_that_is_shorter_than_its_head_says_is_no_answer() -> None:
     async with serving() as (_, connect):
         talk = await connect()
         talk[1].write(GET % b"short")
-        assert not (await ended(talk)).endswith(b"done")
+        assert (await ended(talk)).endswith(b"\r\n\r\ndon")
 
 
 async def test_a_websocket_may_be_silent_and_counts_as_a_connection(cut_short: Cut) -> None:
