@@ -16,8 +16,8 @@ from requests.exceptions import RequestException
 
 from mayfly.errors import StackError
 from mayfly.settings import Settings
+from mayfly.stack import mounts
 from mayfly.stack.home import Home
-from mayfly.stack.hybrid import without_unified
 from mayfly.stack.packages import CRUN, DOCKERD, Program, find
 from mayfly.stack.part import Part, Say
 
@@ -72,7 +72,7 @@ def with_crun(dockerd: list[str]) -> list[str]:
         return dockerd
     # What its file says of runtimes, a flag may not say besides: it would not start.
     flags = [] if _names_runtimes() else ["--add-runtime", f"crun={crun}"]
-    return without_unified([*dockerd, *flags])
+    return mounts.made_for(crun, [*dockerd, *flags])
 
 
 def _names_runtimes() -> bool:

@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from mayfly.stack import engine, hybrid
+from mayfly.stack import engine, mounts
 from mayfly.stack.engine import Engine, with_crun
 from mayfly.stack.home import Home
-from mayfly.stack.hybrid import without_unified
 from mayfly.stack.packages import CRUN, DOCKERD, Program
 
 
@@ -17,12 +16,12 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """One that has crun, whose control groups are not hybrid and whose engine has no configuration."""
     monkeypatch.setattr(engine, "find", lambda name: f"/usr/bin/{name}")
     monkeypatch.setattr(engine, "CONFIGURATION", tmp_path / "daemon.json")
-    monkeypatch.setattr(hybrid, "UNIFIED", str(tmp_path / "unified"))
+    monkeypatch.setattr(mounts, "UNIFIED", str(tmp_path / "unified"))
     return tmp_path
 
 
 def test_an_engine_of_ours_is_given_crun(machine: Path) -> None:
-    assert with_crun(["dockerd"]) == ["dockerd", "--add-runtime", "crun=/usr/bin/crun"]
+    assert with_crun(["dockerd"])[-3:] == ["dockerd", "--add-runtime", "crun=/usr/bin/crun"]
 
 
 def test_without_crun_its_command_is_as_ever(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,14 +37,16 @@ def test_runtimes_that_its_file_names_are_not_named_again(machine: Path, text: s
     assert ("--add-runtime" in with_crun(["dockerd"])) is flag
 
 
-def test_hybrid_control_groups_are_hidden_from_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.path.ismount", lambda path: path == "/sys/fs/cgroup/unified")
+@pytest.mark.parametrize("hybrid", [False, True])
+def test_its_mounts_are_made_for_crun(machine: Path, monkeypatch: pytest.MonkeyPatch, hybrid: bool) -> None:
+    monkeypatch.setattr("os.path.ismount", lambda path: hybrid)
     monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
-    command = without_unified(["dockerd", "--flag"])
+    command = mounts.made_for("/usr/bin/crun", ["dockerd", "--flag"])
     assert command[:4] == ["unshare", "--mount", "--propagation", "slave"]
-    assert command[-2:] == ["dockerd", "--flag"]
+    assert (mounts.HIDE in command[6]) is hybrid
+    assert command[-3:] == ["/usr/bin/crun", "dockerd", "--flag"]
     monkeypatch.setattr("shutil.which", lambda name: None)
-    assert without_unified(["dockerd"]) == ["dockerd"]
+    assert mounts.made_for("/usr/bin/crun", ["dockerd"]) == ["dockerd"]
 
 
 @pytest.mark.parametrize(("installed", "wanted"), [(True, [DOCKERD]), (False, [DOCKERD, CRUN])])
