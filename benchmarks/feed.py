@@ -15,7 +15,7 @@ PATIENCE: Final = 60.0
 """Seconds without the end of one task after which nothing is expected any more."""
 LEAD: Final = 0.5
 """Seconds from the first end to the clock's start."""
-LOOK: Final = 0.01
+LOOK: Final = 0.03
 """Seconds between two looks at a queue that has enough: each costs a quarter of a millisecond's CPU."""
 AT_A_TIME: Final = 50
 """Tasks that are submitted between two looks."""
