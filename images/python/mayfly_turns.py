@@ -9,6 +9,7 @@ process is undone as far as that can be; what it left in memory, and threads tha
 import _signal
 import os
 import sys
+import time
 
 import mayfly_memory
 
@@ -17,6 +18,8 @@ NULL_FD = 504
 """Copies of descriptors 2 and 0, beside the channel's."""
 LOAD = "/proc/loadavg"
 """Its last number is that of the process or thread that was started last, of those that this one sees."""
+SHORT_SECONDS = 0.05
+"""Too little for so many to be started that the same number comes again: 32,000 at least."""
 
 SCRATCH = ("/tmp", "/dev/shm")  # noqa: S108 - the sandbox's own
 
@@ -36,9 +39,10 @@ def serve(bootstrap) -> None:
     while True:
         channel.send(b"A", b"{}")
         mark = channel.receive(b"M")
+        began = time.monotonic()
         if not bootstrap.answer(channel, *function) and mayfly_memory.oom_kills() != killed:
             return  # the engine tells of a child that died for its memory once the container has ended
-        state.end_processes()
+        state.end_processes(short=time.monotonic() - began < SHORT_SECONDS)
         bootstrap.flush()
         state.restore_descriptors()
         os.write(2, mark)
@@ -65,14 +69,13 @@ class State:
         os.dup2(2, LOG_FD, inheritable=False)
         os.dup2(0, NULL_FD, inheritable=False)
 
-    def end_processes(self) -> None:
-        """Kill what the task has started and left: of its children, and of theirs."""
+    def end_processes(self, *, short: bool) -> None:
+        """Kill what the task has started and left: of its children, and of theirs. `short` was its turn."""
         if self._processes is None:
             return
-        youngest = _youngest()
-        if youngest and youngest == self._youngest:
+        before, self._youngest = self._youngest, _youngest()
+        if short and 0 < before == self._youngest:
             return  # none was started: to ask who is there takes the kernel through all of the machine
-        self._youngest = youngest
         try:
             os.kill(-1, 0)  # reaches all but this process and the first
         except OSError:
@@ -103,12 +106,12 @@ def _youngest() -> int:
     """The number of the process that was started last; 0 where that is not known, as on gVisor."""
     try:
         file = os.open(LOAD, os.O_RDONLY)
-    except OSError:
+        try:
+            return int(os.read(file, 128).split()[-1])
+        finally:
+            os.close(file)
+    except (OSError, ValueError, IndexError):
         return 0
-    try:
-        return int(os.read(file, 128).split()[-1])
-    finally:
-        os.close(file)
 
 
 def processes() -> list[int]:

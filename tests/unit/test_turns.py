@@ -1,4 +1,4 @@
-"""What a process that serves many tasks knows of those that were started meanwhile."""
+"""Whether a process that serves many tasks asks, after one, for what it has left."""
 
 import importlib
 import subprocess
@@ -17,14 +17,14 @@ def turns(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def test_the_youngest_is_another_once_one_was_started(turns: ModuleType) -> None:
-    if not Path(turns.LOAD).exists():
-        pytest.skip("Linux alone tells which was started last")
     before = turns._youngest()
+    if not before:
+        pytest.skip("this kernel does not tell which was started last")
     subprocess.run(["true"], check=True)
     assert 0 < before != turns._youngest()
 
 
-@pytest.mark.parametrize("told", [None, "0.00 0.00 0.00 0/0 0\n"])
+@pytest.mark.parametrize("told", [None, "", "\n", "of no use\n", "0.00 0.00 0.00 0/0 0\n"])
 def test_it_is_unknown_where_the_kernel_does_not_say(
     told: str | None, turns: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -33,3 +33,31 @@ def test_it_is_unknown_where_the_kernel_does_not_say(
         load.write_text(told)
     monkeypatch.setattr(turns, "LOAD", str(load))
     assert turns._youngest() == 0
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "short", "asked"),
+    [(7, 7, True, False), (7, 7, False, True), (7, 8, True, True), (0, 0, True, True), (7, 0, True, True)],
+)
+def test_it_is_asked_unless_surely_none_was_started(
+    before: int,
+    after: int,
+    short: bool,
+    asked: bool,
+    turns: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def nobody(*signal: int) -> None:
+        asks.append(signal)
+        raise ProcessLookupError
+
+    asks: list[tuple[int, ...]] = []
+    monkeypatch.setattr("os.kill", nobody)
+    monkeypatch.setattr(turns, "LOAD", str(tmp_path / "loadavg"))
+    state = turns.State.__new__(turns.State)
+    state._processes, state._youngest = {1}, before
+    Path(turns.LOAD).write_text(f"0.00 0.00 0.00 1/80 {after}\n")
+    state.end_processes(short=short)
+    assert asks == ([(-1, 0)] if asked else [])
+    assert state._youngest == after
