@@ -24,6 +24,8 @@ from mayfly.stack.part import Part, Say
 DEFAULT: Final = "unix:///var/run/docker.sock"
 PING_SECONDS: Final = 5
 CONFIGURATION: Final = Path("/etc/docker/daemon.json")
+CONTAINERD: Final = Path("/run/containerd/containerd.sock")
+"""Where an engine looks for a containerd that is not its own, which it takes if it is there."""
 
 
 def address(environ: Mapping[str, str]) -> str:
@@ -71,13 +73,16 @@ def with_crun(dockerd: list[str]) -> list[str]:
     if crun is None:
         return dockerd
     # What its file says of runtimes, a flag may not say besides: it would not start.
-    flags = [] if _names_runtimes() else ["--add-runtime", f"crun={crun}"]
-    return mounts.made_for(crun, [*dockerd, *flags])
+    command = dockerd if _configures("runtimes") else [*dockerd, "--add-runtime", f"crun={crun}"]
+    # Somebody else's containerd starts the containers where it is itself: what the engine mounts for them in
+    # a namespace of its own is not there.
+    shared = CONTAINERD.exists() or _configures("containerd")
+    return command if shared else mounts.made_for(crun, command)
 
 
-def _names_runtimes() -> bool:
+def _configures(name: str) -> bool:
     try:
-        return "runtimes" in json.loads(CONFIGURATION.read_text())
+        return name in json.loads(CONFIGURATION.read_text())
     except (OSError, ValueError, TypeError):
         return False
 

@@ -28,15 +28,16 @@ version 2 was."""
 PROTECT: Final = """\
 mount --bind "$0" "$0" && mount -o remount,bind,ro "$0"
 """
-"""A container that gets at its starter must not change the program (CVE-2019-5736). crun mounts and starts a
-copy of itself four times a container, unless it is where nobody can write to it."""
+"""A container that gets at its starter must not change the program (CVE-2019-5736). So crun mounts itself
+where nobody can write to it and starts once more from there, four times a container, unless it is there."""
 
 
 def made_for(crun: str, command: list[str]) -> list[str]:
-    """The command that runs this one, as the same process, in a mount namespace where crun does best. What
-    cannot be had there is gone without."""
+    """The command that runs this one, as the same process, in a mount namespace where crun does best. A mount
+    that is refused there is gone without."""
     if shutil.which("unshare") is None:
         return command
     script = f'{HIDE if os.path.ismount(UNIFIED) else ""}{PROTECT}exec "$@"'
-    # What is mounted outside later on is seen in it, and not the other way round.
+    # Where the machine's mounts are shared, what is mounted later on is seen in it, and not the other way
+    # round.
     return ["unshare", "--mount", "--propagation", "slave", "sh", "-c", script, crun, *command]

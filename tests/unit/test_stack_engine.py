@@ -13,15 +13,29 @@ from mayfly.stack.packages import CRUN, DOCKERD, Program
 
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """One that has crun, whose control groups are not hybrid and whose engine has no configuration."""
+    """One that has crun, whose control groups are not hybrid and whose engine has no configuration and no
+    containerd but its own."""
     monkeypatch.setattr(engine, "find", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
     monkeypatch.setattr(engine, "CONFIGURATION", tmp_path / "daemon.json")
+    monkeypatch.setattr(engine, "CONTAINERD", tmp_path / "containerd.sock")
     monkeypatch.setattr(mounts, "UNIFIED", str(tmp_path / "unified"))
     return tmp_path
 
 
 def test_an_engine_of_ours_is_given_crun(machine: Path) -> None:
-    assert with_crun(["dockerd"])[-3:] == ["dockerd", "--add-runtime", "crun=/usr/bin/crun"]
+    command = with_crun(["dockerd"])
+    assert command[:2] == ["unshare", "--mount"]
+    assert command[-3:] == ["dockerd", "--add-runtime", "crun=/usr/bin/crun"]
+
+
+@pytest.mark.parametrize("where", ["socket", "file"])
+def test_an_engine_with_somebody_elses_containerd_shares_its_mounts(machine: Path, where: str) -> None:
+    if where == "socket":
+        (machine / "containerd.sock").touch()
+    else:
+        (machine / "daemon.json").write_text('{"containerd": "/run/other.sock"}')
+    assert with_crun(["dockerd"]) == ["dockerd", "--add-runtime", "crun=/usr/bin/crun"]
 
 
 def test_without_crun_its_command_is_as_ever(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -40,7 +54,6 @@ def test_runtimes_that_its_file_names_are_not_named_again(machine: Path, text: s
 @pytest.mark.parametrize("hybrid", [False, True])
 def test_its_mounts_are_made_for_crun(machine: Path, monkeypatch: pytest.MonkeyPatch, hybrid: bool) -> None:
     monkeypatch.setattr("os.path.ismount", lambda path: hybrid)
-    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
     command = mounts.made_for("/usr/bin/crun", ["dockerd", "--flag"])
     assert command[:4] == ["unshare", "--mount", "--propagation", "slave"]
     assert (mounts.HIDE in command[6]) is hybrid
