@@ -24,9 +24,8 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_an_engine_of_ours_is_given_crun(machine: Path) -> None:
-    command = with_crun(["dockerd"])
-    assert command[:2] == ["unshare", "--mount"]
-    assert command[-3:] == ["dockerd", "--add-runtime", "crun=/usr/bin/crun"]
+    command = ["dockerd", "--add-runtime", "crun=/usr/bin/crun"]
+    assert with_crun(["dockerd"]) == mounts.made_for("/usr/bin/crun", command) != command
 
 
 @pytest.mark.parametrize("where", ["socket", "file"])
@@ -52,8 +51,9 @@ def test_runtimes_that_its_file_names_are_not_named_again(machine: Path, text: s
 
 
 @pytest.mark.parametrize("hybrid", [False, True])
-def test_its_mounts_are_made_for_crun(machine: Path, monkeypatch: pytest.MonkeyPatch, hybrid: bool) -> None:
-    monkeypatch.setattr("os.path.ismount", lambda path: hybrid)
+def test_its_mounts_are_made_for_crun(monkeypatch: pytest.MonkeyPatch, hybrid: bool) -> None:
+    monkeypatch.setattr("os.path.ismount", lambda path: hybrid and path == "/sys/fs/cgroup/unified")
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
     command = mounts.made_for("/usr/bin/crun", ["dockerd", "--flag"])
     assert command[:4] == ["unshare", "--mount", "--propagation", "slave"]
     assert (mounts.HIDE in command[6]) is hybrid
