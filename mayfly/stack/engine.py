@@ -72,19 +72,21 @@ def with_crun(dockerd: list[str]) -> list[str]:
     crun = find("crun")
     if crun is None:
         return dockerd
+    configured = _configured()
     # What its file says of runtimes, a flag may not say besides: it would not start.
-    command = dockerd if _configures("runtimes") else [*dockerd, "--add-runtime", f"crun={crun}"]
+    command = dockerd if "runtimes" in configured else [*dockerd, "--add-runtime", f"crun={crun}"]
     # Somebody else's containerd starts the containers where it is itself: what the engine mounts for them in
     # a namespace of its own is not there.
-    shared = CONTAINERD.exists() or _configures("containerd")
+    shared = CONTAINERD.exists() or "containerd" in configured
     return command if shared else mounts.made_for(crun, command)
 
 
-def _configures(name: str) -> bool:
+def _configured() -> frozenset[str]:
+    """What the engine's file says something of."""
     try:
-        return name in json.loads(CONFIGURATION.read_text())
+        return frozenset(json.loads(CONFIGURATION.read_text()))
     except (OSError, ValueError, TypeError):
-        return False
+        return frozenset()
 
 
 class Engine(Part):
