@@ -16,7 +16,8 @@ PATIENCE: Final = 60.0
 LEAD: Final = 0.5
 """Seconds from the first end to the clock's start."""
 LOOK: Final = 0.03
-"""Seconds between two looks at a queue that has enough: each costs a quarter of a millisecond's CPU."""
+"""Seconds between two looks at a queue that has enough: each costs a quarter of a millisecond's CPU. So late
+an end may be seen, where the clock starts and where it stops alike."""
 AT_A_TIME: Final = 50
 """Tasks that are submitted between two looks."""
 
