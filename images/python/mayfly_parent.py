@@ -91,6 +91,7 @@ class Parent:
         self._epoll.register(control, select.EPOLLIN)
         self._function = None
         self._error: BaseException | None = None
+        self._on_child = None
         self._try()
         self._tell(b"U")
 
@@ -108,6 +109,8 @@ class Parent:
             self._function = self._bootstrap.load_function()
         except BaseException as error:  # noqa: BLE001 - so is whatever ends the process
             self._error = error
+        # Else an import that ignores its children's ends, or waits for any of them, would take ours.
+        self._on_child = _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
         rehearse(self._bootstrap)
         gc.collect()
         # After all that may still have printed: what waits here would be each child's to print.
@@ -143,7 +146,7 @@ class Parent:
         if kind == b"S":
             self._spawn(number, [at for _, _, data in ancillary for (at,) in INT.iter_unpack(data)])
         elif kind == b"K" and number in self._children:
-            KILL(self._children[number].pid, int.from_bytes(packet[PACKET.size :], "big"))
+            self._children[number].signal(int.from_bytes(packet[PACKET.size :], "big"))
 
     def _tell(self, kind: bytes, number: int = 0, body: bytes = b"") -> None:
         try:
@@ -215,6 +218,8 @@ class Parent:
     def _live(self) -> None:
         channel = self._bootstrap.Channel()
         _signal.signal(_signal.SIGTERM, self._bootstrap.terminate)
+        if self._on_child:
+            _signal.signal(_signal.SIGCHLD, self._on_child)
         if self._function is not None:
             channel.send(b"A", b"{}")
             self._bootstrap.answer(channel, *self._function)
@@ -275,6 +280,10 @@ class Child:
         self.descriptor = -1
         self._status: int | None = None
         self._peak = 0
+
+    def signal(self, number: int) -> None:
+        if self._status is None:  # else it is no more, and its pid may be another's
+            KILL(self.pid, number)
 
     def ended(self, parent: Parent) -> None:
         """The handler's process has ended, and then the first one, after all others."""

@@ -41,13 +41,15 @@ def containers(client: docker.DockerClient, sandboxes: Sandboxes) -> list[str]:
     return [c["Id"] for c in client.api.containers(filters={"label": f"mayfly.lock={lock}"})]
 
 
-def function(docker_engine: docker.DockerClient, tmp_path: Path, handler: str) -> SandboxSpec:
+def function(
+    docker_engine: docker.DockerClient, tmp_path: Path, handler: str, returns: str = "os.getpid()"
+) -> SandboxSpec:
     """A function whose import does this only where it runs: `build` takes none that fails to import."""
     folder = tmp_path / "importer"
     folder.mkdir()
     (folder / "handler.py").write_text(
         "import os\nif 'TROUBLE' in os.environ:\n    exec('''" + handler + "''')\n"
-        "def handler(event, context): return os.getpid()\n"
+        "def handler(event, context): return " + returns + "\n"
     )
     return SandboxSpec(
         image=build(folder, docker_engine, on_progress=print).image,
@@ -233,6 +235,19 @@ async def test_what_an_import_replaces_is_not_what_the_parent_forks_with(sandbox
     supply = Forks(sandboxes.runtime, function(docker_engine, tmp_path, handler))
     for _ in range(2):
         assert (await see(sandboxes, supply)).result == b"2"
+    await supply.close()
+
+
+@pytest.mark.parametrize("on_child", ["signal.SIG_IGN", "lambda *_: os.waitpid(-1, os.WNOHANG)"])
+async def test_an_import_that_would_take_the_ends_of_children_gets_those_of_its_own_only(
+    sandboxes, docker_engine, tmp_path, on_child
+):
+    handler = f"import signal; signal.signal(signal.SIGCHLD, {on_child})"
+    kept = "signal.getsignal(signal.SIGCHLD) != signal.SIG_DFL"
+    supply = Forks(sandboxes.runtime, function(docker_engine, tmp_path, handler, kept), at_once=1)
+    for _ in range(3):
+        assert (await see(sandboxes, supply)).result == b"true"
+    assert len(containers(docker_engine, sandboxes)) == 1
     await supply.close()
 
 
