@@ -1,7 +1,7 @@
 """Where contenders meet: Mayfly's stack without dispatchers, the functions, and a Redis for the peers.
 
-Each Mayfly contender starts dispatchers of its own for its slice and stops them after it, so that nothing of
-it, such as sandboxes that it keeps ready, goes on in another's slice.
+Each Mayfly contender starts dispatchers of its own, with queues of their own. In the slices of those that it
+takes turns with, they have nothing to do.
 """
 
 import asyncio
@@ -44,7 +44,7 @@ COMPLETED: Final = "mayfly:tasks:status:COMPLETED"
 FAILED: Final = "mayfly:tasks:status:FAILED"
 AT_ONCE: Final = 32
 """Objects that are read from S3 at once."""
-READ: Final = 1000
+READ: Final = 500
 """Of the objects of one slice, as many at least, spread over it: to read one costs what a task costs."""
 
 HANDLER: Final = '''\
@@ -118,7 +118,7 @@ class Arena:
         env = {**environment(self.stack.directory), "MAYFLY_QUEUE": queue, **variables}
         command = [sys.executable, "-P", "-m", "dispatcher"]
         with ExitStack() as running:
-            names = [f"dispatcher-{number}" for number in range(count)]
+            names = [f"{queue}-{number}" for number in range(count)]
             yield [running.enter_context(self.program(name, command, env)) for name in names]
 
     def make_queue(self, queue: str) -> None:

@@ -1,9 +1,9 @@
 """`make bench`: Mayfly and its peers in one run on this machine, each ratio beside its floor.
 
-Every contender has a slice in every round, and every second round goes backwards, so that what the machine
-does meanwhile befalls all alike. A rate is the median over the rounds; a peer's is its best of 1, 2 and 4 at
-once. Writes `benchmarks/results/latest.json` and `latest.md`. Exits 1 if a floor is missed or could not be
-measured, and names it.
+Those whose rates are held against each other take turns, every second time backwards, so that what the
+machine does meanwhile befalls all alike. A rate is what ended in all turns over what they took; a peer's is
+its best of 1, 2 and 4 at once. Writes `benchmarks/results/latest.json` and `latest.md`. Exits 1 if
+a floor is missed or could not be measured, and names it.
 """
 
 import argparse
@@ -12,7 +12,8 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -31,72 +32,98 @@ RESULTS: Final = REPOSITORY / "benchmarks" / "results"
 PAGE: Final = REPOSITORY / "docs" / "performance.md"
 BEGIN, END = "<!-- begin: make bench -->\n", "<!-- end: make bench -->\n"
 AT_ONCE: Final = (1, 2, 4)
-SLOTS: Final = 128
+SLOTS: Final = 256
 """Where a sandbox is quickly had: the more tasks are on their way, the more share a round trip."""
 KEPT: Final = 400
 """Tasks that wait, so that no slot does."""
+BACKLOG_SLOTS: Final = 64
+"""Whose processes are started for each turn."""
 
 
 class Plan(NamedTuple):
-    rounds: int
+    turns: int
+    """Of each contender, at most."""
     seconds: float
-    """Of a slice. Rounds and slice together are at least 20 s for each rate."""
+    """Of all turns of a contender together: at least 20 for each rate."""
     long_backlog: int
     objects: int
-    """That are put into S3 before the first round,"""
+    """That are put into S3 before the first slice,"""
     tasks: int
     """and that the stack serves after those."""
 
 
-FULL: Final = Plan(rounds=3, seconds=6.7, long_backlog=1_000_000, objects=20_000, tasks=12_000)
-QUICK: Final = Plan(rounds=1, seconds=1.0, long_backlog=20_000, objects=0, tasks=0)
+FULL: Final = Plan(turns=4, seconds=20.4, long_backlog=1_000_000, objects=20_000, tasks=12_000)
+QUICK: Final = Plan(turns=1, seconds=1.0, long_backlog=20_000, objects=0, tasks=0)
 
 
-def contenders(arena: Arena, plan: Plan) -> list[Contender]:
-    """In the order of the first round: peers beside what is held against them."""
+class Group(NamedTuple):
+    """What is held against each other, up together, and how many turns each takes."""
+
+    turns: int
+    contenders: Sequence[Contender]
+
+
+def groups(arena: Arena, plan: Plan) -> list[Group]:
+    docker_run = [docker.DockerRun(arena, at_once) for at_once in AT_ONCE]
+    one, two, four = (celery.Celery(arena, at_once, per_task=True) for at_once in AT_ONCE)
+    prefork = [celery.Celery(arena, at_once, per_task=False) for at_once in AT_ONCE]
+    oci = Mayfly(arena, "oci", "container", 4, keep=40, runtime="oci")
+    # In the middle, so that neither rests for so long that its dispatcher keeps nothing ready any more.
+    fork = Mayfly(arena, "fork", "fork", SLOTS, keep=KEPT, singles=1.5, runtime="oci")
+    warm = Mayfly(arena, "warm", "warm", SLOTS, keep=KEPT, singles=1.5, runtime="oci")
     backlog = "container" if arena.refused("warm") else "warm"
-    return [
-        *(docker.DockerRun(arena, at_once) for at_once in AT_ONCE),
-        # In turn, for containers in a row slow down those behind them.
-        *(
-            one
-            for at_once in AT_ONCE
-            for one in (
-                docker.DockerApi(arena, at_once),
-                Mayfly(arena, "container", "container", at_once, keep=2 * at_once + 2),
-            )
-        ),
-        Mayfly(arena, "container_armed", "container", 2, keep=0, singles=plan.seconds, pause=0.8),
-        Mayfly(arena, "oci", "container", 4, keep=40, runtime="oci"),
-        *(celery.Celery(arena, at_once, per_task=True) for at_once in AT_ONCE),
-        *(rq.Rq(arena, at_once) for at_once in AT_ONCE),
-        Mayfly(arena, "fork", "fork", SLOTS, keep=KEPT, singles=1.5, runtime="oci"),
-        *(celery.Celery(arena, at_once, per_task=False) for at_once in AT_ONCE),
-        Mayfly(arena, "warm", "warm", SLOTS, keep=KEPT, singles=1.5, runtime="oci"),
-        Backlog(arena, "backlog_1k", backlog, SLOTS, 1000, runtime="oci"),
-        Backlog(arena, "backlog_1m", backlog, SLOTS, plan.long_backlog, runtime="oci"),
-        BarePost(arena),
-        Post(arena),
+    backlogs = [
+        Backlog(arena, name, backlog, BACKLOG_SLOTS, waiting, runtime="oci")
+        for name, waiting in (("backlog_1k", 1000), ("backlog_1m", plan.long_backlog))
     ]
+    return [
+        *(Group(4, [docker.DockerApi(arena, at_once), _container(arena, at_once)]) for at_once in AT_ONCE),
+        Group(1, [Mayfly(arena, "container_armed", "container", 2, keep=0, pause=0.8)]),
+        # With one process, five seconds pass until a first task has ended, for each start.
+        Group(1, [one]),
+        Group(4, [*docker_run, fork, four, two, oci]),
+        *(Group(1, [rq.Rq(arena, at_once)]) for at_once in AT_ONCE),
+        Group(4, [*prefork[:2], warm, *prefork[2:]]),
+        # Each turn starts a dispatcher: there is nothing that stops one while tasks wait.
+        Group(2, backlogs),
+        Group(4, [BarePost(arena), Post(arena)]),
+    ]
+
+
+def _container(arena: Arena, at_once: int) -> Mayfly:
+    return Mayfly(arena, "container", "container", at_once, keep=2 * at_once + 2)
 
 
 def measure(arena: Arena, plan: Plan, only: Sequence[str] = ()) -> Results:
     results = Results()
-    field = [one for one in contenders(arena, plan) if not only or one.name in only]
-    try:
-        for contender in list(field):
-            if not _ready(contender, results):
-                field.remove(contender)
-        if any(isinstance(one, Mayfly | Backlog | Post) for one in field):
-            _run_in(arena, plan)
-        for number in range(plan.rounds):
-            for contender in field if number % 2 == 0 else reversed(field):
-                if contender.name not in results.unavailable:
-                    _slice(contender, plan.seconds, number, results)
-    finally:
-        for contender in field:
-            contender.close()
+    field = [
+        Group(turns, [one for one in group if (not only or one.name in only) and _ready(one, results)])
+        for turns, group in groups(arena, plan)
+    ]
+    if any(isinstance(one, Mayfly | Backlog | Post) for group in field for one in group.contenders):
+        _run_in(arena, plan)
+    for group in field:
+        _take_turns(group, plan, results)
     return results
+
+
+def _take_turns(group: Group, plan: Plan, results: Results) -> None:
+    turns = min(group.turns, plan.turns)
+    running = {one: ExitStack() for one in group.contenders if one.name not in results.unavailable}
+    try:
+        for contender, stack in list(running.items()):
+            with _left_out_if_it_fails(contender, results):
+                stack.enter_context(contender.up())
+        for turn in range(turns):
+            for contender in group.contenders if turn % 2 == 0 else reversed(group.contenders):
+                if contender.name not in results.unavailable:
+                    _slice(contender, plan.seconds / turns, turn, results)
+                if contender.name in results.unavailable and contender in running:
+                    # What it has left to do would be done in the others' turns.
+                    running.pop(contender).close()
+    finally:
+        for stack in running.values():
+            stack.close()
 
 
 def _run_in(arena: Arena, plan: Plan) -> None:
@@ -117,32 +144,32 @@ def _run_in(arena: Arena, plan: Plan) -> None:
 
 
 def _ready(contender: Contender, results: Results) -> bool:
-    try:
+    with _left_out_if_it_fails(contender, results):
         contender.prepare()
-    except Exception as error:  # noqa: BLE001 - what stops one contender leaves the others
-        _left_out(contender, error, results)
     return contender.name not in results.unavailable
 
 
-def _slice(contender: Contender, seconds: float, number: int, results: Results) -> None:
+def _slice(contender: Contender, seconds: float, turn: int, results: Results) -> None:
     began = time.monotonic()
-    try:
+    with _left_out_if_it_fails(contender, results):
         measured = contender.run(seconds)
-    except Exception as error:  # noqa: BLE001 - as above
-        _left_out(contender, error, results)
-        return
-    results.add(contender.name, contender.at_once, measured)
-    took = time.monotonic() - began
-    rate = f"{measured.per_second:>9,.1f}/s"
-    print(
-        f"round {number + 1}  {contender.name:<24} x{contender.at_once:<3} {rate}  {took:5.1f} s", flush=True
-    )
+        results.add(contender.name, contender.at_once, measured)
+        took = time.monotonic() - began
+        rate = f"{measured.per_second:>9,.1f}/s"
+        print(
+            f"turn {turn + 1}  {contender.name:<24} x{contender.at_once:<3} {rate}  {took:5.1f} s", flush=True
+        )
 
 
-def _left_out(contender: Contender, error: Exception, results: Results) -> None:
-    why = str(error) if isinstance(error, Unavailable) else f"{type(error).__name__}: {error}"
-    results.unavailable[contender.name] = why
-    print(f"{contender.name} x{contender.at_once}: not available: {why}", flush=True)
+@contextmanager
+def _left_out_if_it_fails(contender: Contender, results: Results) -> Iterator[None]:
+    """What stops one contender leaves the others."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - whatever it is
+        why = str(error) if isinstance(error, Unavailable) else f"{type(error).__name__}: {error}"
+        results.leave_out(contender.name, why)
+        print(f"{contender.name} x{contender.at_once}: not available: {why}", flush=True)
 
 
 # --- what it was measured on
@@ -198,7 +225,9 @@ def put_into_page(text: str) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.bench", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="one short round: to see that everything runs")
+    parser.add_argument(
+        "--quick", action="store_true", help="one short turn each: to see that everything runs"
+    )
     parser.add_argument("--only", action="append", default=[], metavar="NAME", help="measure no other")
     parser.add_argument("--docs", action="store_true", help="put the tables into docs/performance.md")
     options = parser.parse_args()
@@ -207,7 +236,7 @@ def main() -> int:
     with arena() as here:
         results = measure(here, plan, options.only)
         here.check_results()
-        about |= {"versions": versions(here), "rounds": plan.rounds, "sliceSeconds": plan.seconds}
+        about |= {"versions": versions(here), "turns": plan.turns, "secondsEach": plan.seconds}
     about |= {"quick": options.quick, "tookSeconds": round(time.monotonic() - began)}
     seen = as_json(results, about)
     text = f"{heading(seen)}\n{as_markdown(seen)}"

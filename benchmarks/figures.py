@@ -84,13 +84,19 @@ class Results:
     slices: dict[tuple[str, int], list[Measured]] = field(default_factory=dict)
     unavailable: dict[str, str] = field(default_factory=dict)
 
+    def leave_out(self, name: str, why: str) -> None:
+        """Some of its slices, without those that others had beside the rest, say nothing."""
+        self.unavailable[name] = why
+        self.slices = {key: slices for key, slices in self.slices.items() if key[0] != name}
+
     def add(self, name: str, at_once: int, measured: Measured) -> None:
         self.slices.setdefault((name, at_once), []).append(measured)
 
     def rate(self, name: str) -> float | None:
-        """Per second: the median over the slices, at the concurrency that `at_once` says."""
+        """Per second: all that ended over all that its slices took, at the concurrency that `at_once`
+        says. So the slices of a slow minute weigh as much as they lasted, as a peer's beside them do."""
         at_once = self.at_once(name)
-        return None if at_once is None else self._median(name, at_once)
+        return None if at_once is None else self._rate(name, at_once)
 
     def at_once(self, name: str) -> int | None:
         """The concurrency at which it is shown: its best, or that of the peer it is held against."""
@@ -98,7 +104,7 @@ class Results:
         peer = self.at_once(SAME_AT_ONCE[name]) if name in SAME_AT_ONCE else None
         if peer in levels:
             return peer
-        return max(levels, key=lambda level: self._median(name, level), default=None)
+        return max(levels, key=lambda level: self._rate(name, level), default=None)
 
     def p50(self, name: str) -> float | None:
         """Milliseconds: the median of all that were timed with the fewest at once."""
@@ -119,8 +125,9 @@ class Results:
             found[key] = None if value is None else _rounded(value)
         return found
 
-    def _median(self, name: str, at_once: int) -> float:
-        return statistics.median(measured.per_second for measured in self.slices[name, at_once])
+    def _rate(self, name: str, at_once: int) -> float:
+        slices = self.slices[name, at_once]
+        return sum(one.count for one in slices) / sum(one.seconds for one in slices)
 
     def samples(self) -> dict[str, list[dict[str, Any]]]:
         """Every slice, as it was."""

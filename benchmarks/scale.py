@@ -83,8 +83,8 @@ class Scale:
 
     def _point(self, at: str, contender: Mayfly | Backlog) -> Point:
         contender.prepare()
-        measured = contender.run(self._seconds)
-        contender.close()
+        with contender.up():
+            measured = contender.run(self._seconds)
         return Point(at, measured.per_second, self._arena.gateway_mib, measured.resident_mib or 0)
 
 

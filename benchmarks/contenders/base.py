@@ -3,8 +3,8 @@
 Light on purpose: a peer's workers import its module, and with it this one.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Protocol
 
 
 class Unavailable(Exception):
@@ -28,7 +28,7 @@ class Measured:
         return self.count / self.seconds
 
 
-class Contender(Protocol):
+class Contender:
     """One way of running tasks, with so many at once. Between its slices it uses no CPU to speak of."""
 
     name: str
@@ -36,13 +36,12 @@ class Contender(Protocol):
     at_once: int
 
     def prepare(self) -> None:
-        """Once, before the first slice. Raises `Unavailable`."""
-        ...
+        """Once, before any contender's first slice. Raises `Unavailable`."""
+
+    def up(self) -> AbstractContextManager[None]:
+        """What has to be there for all of its slices and takes long to start."""
+        return nullcontext()
 
     def run(self, seconds: float) -> Measured:
         """One slice. Raises `Unavailable`."""
-        ...
-
-    def close(self) -> None:
-        """Leaves nothing behind; also after a `prepare` or a `run` that raised."""
-        ...
+        raise NotImplementedError

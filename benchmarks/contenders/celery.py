@@ -13,7 +13,7 @@ import celery
 import redis
 
 from benchmarks import feed
-from benchmarks.contenders.base import Measured
+from benchmarks.contenders.base import Contender, Measured
 
 if TYPE_CHECKING:
     from benchmarks.arena import Arena
@@ -31,7 +31,7 @@ app = celery.Celery("bench", broker=os.environ.get("BENCH_BROKER"), backend=os.e
 def noop() -> None: ...
 
 
-class Celery:
+class Celery(Contender):
     """`per_task`: each process ends after one task, and is forked anew for the next."""
 
     def __init__(self, arena: "Arena", at_once: int, *, per_task: bool) -> None:
@@ -70,8 +70,6 @@ class Celery:
     def done(self) -> int:
         """The results' database holds one key per task that has ended."""
         return int(self._results.dbsize())
-
-    def close(self) -> None: ...
 
 
 def versions() -> dict[str, str]:

@@ -16,7 +16,7 @@ from typing import Any, Final
 import docker
 
 from benchmarks.arena import Arena
-from benchmarks.contenders.base import Measured, Unavailable
+from benchmarks.contenders.base import Contender, Measured, Unavailable
 from dispatcher.runtimes.base import SandboxSpec
 from dispatcher.runtimes.hardening import container_config, seccomp_profile
 
@@ -25,7 +25,7 @@ NOTHING: Final = ("python3", "-I", "-S", "-c", "pass")
 STREAMS: Final = ("AttachStdin", "AttachStdout", "AttachStderr", "OpenStdin", "StdinOnce")
 
 
-class DockerRun:
+class DockerRun(Contender):
     """`docker run --rm` in a loop."""
 
     name = "docker_run"
@@ -51,10 +51,8 @@ class DockerRun:
     def _once(self) -> None:
         subprocess.run(self._command, check=True, capture_output=True)
 
-    def close(self) -> None: ...
 
-
-class DockerApi:
+class DockerApi(Contender):
     """Create, start, wait, remove, in a loop, over a connection that is kept."""
 
     name = "docker_api"
@@ -62,8 +60,6 @@ class DockerApi:
     def __init__(self, arena: Arena, at_once: int) -> None:
         self.at_once = at_once
         self._arena = arena
-
-    def prepare(self) -> None: ...
 
     def run(self, seconds: float) -> Measured:
         return _loops(self._client, self.at_once, seconds)
@@ -81,8 +77,6 @@ class DockerApi:
                 api.remove_container(made, force=True)
 
         return once
-
-    def close(self) -> None: ...
 
 
 def _config(arena: Arena) -> dict[str, Any]:

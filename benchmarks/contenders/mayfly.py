@@ -1,8 +1,8 @@
 """Mayfly, end to end: submitted over HTTP, run, its result in S3, its status COMPLETED in Redis.
 
-A task counts when Redis says COMPLETED. After each slice every task's object in S3 is read and compared with
-what Redis shows of its result. Where a sandbox is used once, no more tasks count than sandboxes were made
-while the clock ran, however many were ready before.
+A task counts when Redis says COMPLETED. After each slice the objects in S3 of at least 500 of its tasks, or
+of all, are read and compared with what Redis shows of their results. Where a sandbox is used once, no more
+tasks count than sandboxes were made while the clock ran, however many were ready before.
 """
 
 import json
@@ -17,7 +17,7 @@ from confluent_kafka import KafkaError, Message, Producer
 
 from benchmarks import feed
 from benchmarks.arena import PARKED, Arena
-from benchmarks.contenders.base import Measured, Unavailable
+from benchmarks.contenders.base import Contender, Measured, Unavailable
 from benchmarks.contenders.starlette import load
 from benchmarks.posting import Connection, request
 from benchmarks.stage import Program
@@ -27,21 +27,20 @@ from mayfly.task import Envelope, Lane, encode, new_task_id
 
 BATCH_BYTES: Final = 4 * MIB
 """Of the tasks that are posted in one request, at most."""
-AFTER: Final = 100
-"""Tasks of a backlog that have ended before the clock starts. Some of its processes are still to be started
-then, of the short one's and of the long one's alike."""
 COLD: Final = 10
 """Containers that have ended before the clock starts: a dispatcher that has just begun is no steady state."""
 PAUSES: Final = 3
 PAUSE: Final = 3.0
 """How many pauses, and of how many seconds, where tasks are served and not measured."""
 TURNS: Final = 8
-"""Tasks that have ended for each slot before the clock starts. When 400 have, the last of 128 processes are
-still to be started."""
+"""Tasks that have ended for each slot before the first slice's clock starts: by then all processes are
+started."""
 IGNORED: Final = 3
 """Of the tasks that are timed one by one, the first: something had to be started for them."""
 SETTLE: Final = 3.0
 """Seconds after those."""
+REST: Final = 0.5
+"""Seconds after a slice: what it used up is made again, and what it left is removed, in nobody else's."""
 
 
 class Tasks:
@@ -56,10 +55,14 @@ class Tasks:
         ]
         self._bodies = cycle(bodies)
         self._most = max(1, BATCH_BYTES // len(bodies[0]))
-        self._base = arena.completed()
+        self._base = 0
         self.submitted = 0
         self.dispatchers: Sequence[Program] = ()
         """Whose end is told, for no task would end then."""
+
+    def begin(self) -> None:
+        """Nothing of these waits; what others have completed meanwhile does not count."""
+        self._base = self._arena.completed() - self.submitted
 
     def submit(self, count: int) -> None:
         while count:
@@ -95,11 +98,12 @@ class Tasks:
         self._connection.close()
 
 
-class Mayfly:
+class Mayfly(Contender):
     """A function's tasks on one dispatcher, with `at_once` slots.
 
-    `keep` tasks wait while the rate is measured; none, and no rate is. For `singles` seconds before that,
-    tasks are timed one by one, with a pause between them in which what they used up can be made again.
+    `keep` tasks wait while the rate is measured. For `singles` seconds before the first slice, tasks
+    are timed one by one, with a pause between them in which what they used up can be made again; where none
+    are kept waiting, that is done for the whole slice, and no rate is measured.
     """
 
     dispatchers = 1
@@ -126,22 +130,40 @@ class Mayfly:
         self._functions = [f"bench-{isolation}"]
         self._keep, self._singles, self._pause = keep, singles, pause
         self._settings = _settings(at_once, runtime)
+        self._tasks: Tasks | None = None
 
     def prepare(self) -> None:
         self._arena.require(self._isolation)
         if self.copies:
             self._functions = self._arena.copies(self._isolation, self.copies)
 
+    @contextmanager
+    def up(self) -> Iterator[None]:
+        self._tasks = Tasks(self._arena, self._functions, self.payload)
+        queue = f"bench-{self._isolation}"
+        with self._arena.dispatchers(queue, self.dispatchers, self._settings) as self._tasks.dispatchers:
+            try:
+                yield
+            finally:
+                self._tasks.close()
+                self._tasks = None
+
     def run(self, seconds: float) -> Measured:
-        with self._served() as tasks:
-            latencies = tuple(self._time_singles(tasks))
-            if self._keep:
-                flow = feed.measure(tasks, seconds, self._keep, after=self._after)
-            resident = sum(program.resident_mib for program in tasks.dispatchers)
-            feed.finish(tasks)
-        made = self._arena.take()
+        """Of a contender that is up."""
+        tasks = self._tasks
+        assert tasks is not None
+        tasks.begin()
+        is_first = not tasks.submitted
         if not self._keep:
+            latencies = tuple(self._time_singles(tasks, seconds))
+            self._arena.take()
             return Measured(len(latencies), sum(latencies) / 1000, latencies)
+        latencies = tuple(self._time_singles(tasks, self._singles)) if is_first and self._singles else ()
+        flow = feed.measure(tasks, seconds, self._keep, after=self._after(is_first))
+        resident = sum(program.resident_mib for program in tasks.dispatchers)
+        feed.finish(tasks)
+        made = self._arena.take()
+        time.sleep(REST)
         count = flow.count
         if self._isolation != "warm":
             # What was ready before the clock started is no achievement of this slice.
@@ -151,44 +173,36 @@ class Mayfly:
     def serve(self, count: int) -> None:
         """At least so many tasks, of which none is measured, with pauses: the JVMs' compilers take what
         nobody else wants."""
-        with self._served() as tasks:
+        with self.up():
+            assert self._tasks is not None
+            self._tasks.begin()
             for _ in range(PAUSES):
-                feed.measure(tasks, 0.0, self._keep, after=count // PAUSES)
-                feed.finish(tasks)
+                feed.measure(self._tasks, 0.0, self._keep, after=count // PAUSES)
+                feed.finish(self._tasks)
                 self._arena.take()
                 time.sleep(PAUSE)
 
-    @contextmanager
-    def _served(self) -> Iterator[Tasks]:
-        tasks = Tasks(self._arena, self._functions, self.payload)
-        queue = f"bench-{self._isolation}"
-        with self._arena.dispatchers(queue, self.dispatchers, self._settings) as tasks.dispatchers:
-            yield tasks
-        tasks.close()
-
-    @property
-    def _after(self) -> int:
-        """What has ended before the clock starts: where processes are to be started that then make or serve
-        many sandboxes, all that was submitted before the first one was, and enough for all to be started."""
+    def _after(self, is_first: bool) -> int:
+        """What has ended before the clock starts. In the first slice, where processes are to be started that
+        then make or serve many sandboxes, all that was submitted before the first one was, and enough for all
+        to be started; after that, what each slot has begun with."""
+        if not is_first:
+            return self.at_once
         least = COLD if self._isolation == "container" else max(self._keep, TURNS * self.at_once)
         return max(least, self.copies)
 
-    def _time_singles(self, tasks: Tasks) -> Iterator[float]:
-        if not self._singles:
-            return
+    def _time_singles(self, tasks: Tasks, seconds: float) -> Iterator[float]:
         for _ in range(IGNORED):
             tasks.one()
         # What was started for them, and what they used up, is there again by then.
         time.sleep(SETTLE)
-        end = time.monotonic() + self._singles
+        end = time.monotonic() + seconds
         while time.monotonic() < end:
             time.sleep(self._pause)
             yield tasks.one()
 
-    def close(self) -> None: ...
 
-
-class Post:
+class Post(Contender):
     """POSTs to the gateway, one process, of tasks that nobody runs: each is in the log, acknowledged by all
     replicas that are in sync, before its 202."""
 
@@ -208,10 +222,8 @@ class Post:
         assert appended == posted, f"{posted} were answered 202, {appended} are in the log"
         return measured
 
-    def close(self) -> None: ...
 
-
-class Backlog:
+class Backlog(Contender):
     """The rate at which a backlog drains that stays as long as it is: what ends is made up for.
 
     Nobody posts a million tasks in a minute, so these are appended to Kafka by Mayfly's own encoder, before
@@ -253,7 +265,7 @@ class Backlog:
     def run(self, seconds: float) -> Measured:
         self._base = self._arena.completed() - self._done
         with self._arena.dispatchers(self._queue, 1, self._settings) as self._dispatchers:
-            flow = feed.measure(self, seconds, self._keep, after=AFTER)
+            flow = feed.measure(self, seconds, self._keep, after=TURNS * self.at_once)
             resident = sum(program.resident_mib for program in self._dispatchers)
         self._done = self._arena.completed() - self._base
         self._arena.take()
@@ -278,8 +290,6 @@ class Backlog:
             if why := dispatcher.ended:
                 raise Unavailable(f"the dispatcher ended: {why}")
         return self._arena.completed() - self._base
-
-    def close(self) -> None: ...
 
 
 def _settings(slots: int, runtime: str | None) -> dict[str, str]:

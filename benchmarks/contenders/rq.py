@@ -9,7 +9,7 @@ import redis
 import rq
 
 from benchmarks import feed
-from benchmarks.contenders.base import Measured
+from benchmarks.contenders.base import Contender, Measured
 
 if TYPE_CHECKING:
     from benchmarks.arena import Arena
@@ -20,7 +20,7 @@ KEEP: Final = 50
 NOOP: Final = "benchmarks.contenders.noop.noop"
 
 
-class Rq:
+class Rq(Contender):
     name = "rq"
 
     def __init__(self, arena: "Arena", at_once: int) -> None:
@@ -50,8 +50,6 @@ class Rq:
 
     def done(self) -> int:
         return int(self._redis.zcard(self._queue.finished_job_registry.key))
-
-    def close(self) -> None: ...
 
 
 def versions() -> dict[str, str]:

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from benchmarks.contenders.base import Measured, Unavailable
+from benchmarks.contenders.base import Contender, Measured, Unavailable
 
 if TYPE_CHECKING:
     from benchmarks.arena import Arena
@@ -29,14 +29,12 @@ async def accept(request: Request) -> Response:
 app = Starlette(routes=[Route("/tasks", accept, methods=["POST"])])
 
 
-class BarePost:
+class BarePost(Contender):
     name = "bare_post"
     at_once = 1
 
     def __init__(self, arena: "Arena") -> None:
         self._arena = arena
-
-    def prepare(self) -> None: ...
 
     def run(self, seconds: float) -> Measured:
         port = self._arena.port("bare")
@@ -44,8 +42,6 @@ class BarePost:
         with self._arena.program("bare-post", command, listens=port):
             measured, _ = load(f"http://127.0.0.1:{port}", seconds)
         return measured
-
-    def close(self) -> None: ...
 
 
 def load(url: str, seconds: float) -> tuple[Measured, int]:

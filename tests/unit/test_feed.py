@@ -1,9 +1,13 @@
 """How `make bench` measures the rate of a queue."""
 
+from typing import cast
+
 import pytest
 
 from benchmarks import feed
+from benchmarks.arena import Arena
 from benchmarks.contenders.base import Unavailable
+from benchmarks.contenders.mayfly import Tasks
 
 
 class Line:
@@ -57,3 +61,26 @@ def test_a_queue_that_does_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(feed, "PATIENCE", 0.01)
     with pytest.raises(Unavailable, match="no task ended"):
         feed.measure(Line(stuck=True), 0.01, keep=3)
+
+
+class Counter:
+    """An arena in which somebody completes tasks."""
+
+    url = "http://127.0.0.1:1"
+    count = 0
+
+    def completed(self) -> int:
+        return self.count
+
+
+def test_what_others_complete_between_two_slices_of_a_contender_is_none_of_its_tasks() -> None:
+    arena = Counter()
+    tasks = Tasks(cast("Arena", arena), ["f"], 0)
+    arena.count = 70
+    tasks.begin()
+    tasks.submitted = 3
+    arena.count += 3
+    assert tasks.done() == 3
+    arena.count += 500
+    tasks.begin()
+    assert tasks.done() == 3

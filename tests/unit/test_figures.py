@@ -24,11 +24,11 @@ def of(seen: Results, over: str, under: str) -> tuple[float | None, bool]:
     return found[0].value, found[0].met
 
 
-def test_a_rate_is_the_median_of_its_slices() -> None:
+def test_a_rate_is_what_ended_in_all_slices_over_what_they_took() -> None:
     found = Results()
-    for count in (10, 90, 20):
-        found.add("rq", 1, Measured(count, 2.0))
-    assert found.rate("rq") == 10
+    for count, seconds in ((10, 2.0), (90, 3.0)):
+        found.add("rq", 1, Measured(count, seconds))
+    assert found.rate("rq") == 20
 
 
 def test_a_peers_rate_is_its_best_of_all_concurrencies() -> None:
