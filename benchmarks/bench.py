@@ -109,21 +109,19 @@ def measure(arena: Arena, plan: Plan, only: Sequence[str] = ()) -> Results:
 
 def _take_turns(group: Group, plan: Plan, results: Results) -> None:
     turns = min(group.turns, plan.turns)
-    running = {one: ExitStack() for one in group.contenders if one.name not in results.unavailable}
-    try:
-        for contender, stack in list(running.items()):
-            with _left_out_if_it_fails(contender, results):
-                stack.enter_context(contender.up())
+    with ExitStack() as running:
+        own = {one: running.enter_context(ExitStack()) for one in group.contenders}
+        for contender in group.contenders:
+            if contender.name not in results.unavailable:
+                with _left_out_if_it_fails(contender, results):
+                    own[contender].enter_context(contender.up())
         for turn in range(turns):
             for contender in group.contenders if turn % 2 == 0 else reversed(group.contenders):
                 if contender.name not in results.unavailable:
                     _slice(contender, plan.seconds / turns, turn, results)
-                if contender.name in results.unavailable and contender in running:
+                if contender.name in results.unavailable:
                     # What it has left to do would be done in the others' turns.
-                    running.pop(contender).close()
-    finally:
-        for stack in running.values():
-            stack.close()
+                    own[contender].close()
 
 
 def _run_in(arena: Arena, plan: Plan) -> None:

@@ -33,12 +33,12 @@ PAUSES: Final = 3
 PAUSE: Final = 3.0
 """How many pauses, and of how many seconds, where tasks are served and not measured."""
 TURNS: Final = 8
-"""Tasks that have ended for each slot before the first slice's clock starts: by then all processes are
-started."""
-IGNORED: Final = 3
-"""Of the tasks that are timed one by one, the first: something had to be started for them."""
+"""Tasks that have ended for each slot before the clock of the first slice after a start begins: by then all
+processes are started."""
+FIRST: Final = 3
+"""Tasks that are run one by one before anybody's first slice: something has to be started for them."""
 SETTLE: Final = 3.0
-"""Seconds after those."""
+"""Seconds after those: what they used up, and what the dispatcher keeps ready, is there by then."""
 REST: Final = 0.5
 """Seconds after a slice: what it used up is made again, and what it left is removed, in nobody else's."""
 
@@ -131,6 +131,7 @@ class Mayfly(Contender):
         self._keep, self._singles, self._pause = keep, singles, pause
         self._settings = _settings(at_once, runtime)
         self._tasks: Tasks | None = None
+        self._is_new = True
 
     def prepare(self) -> None:
         self._arena.require(self._isolation)
@@ -139,13 +140,18 @@ class Mayfly(Contender):
 
     @contextmanager
     def up(self) -> Iterator[None]:
-        self._tasks = Tasks(self._arena, self._functions, self.payload)
+        """Returns when nothing is being started any more: that would be in the slice of whoever is first."""
+        tasks = self._tasks = Tasks(self._arena, self._functions, self.payload)
+        self._is_new = True
         queue = f"bench-{self._isolation}"
-        with self._arena.dispatchers(queue, self.dispatchers, self._settings) as self._tasks.dispatchers:
+        with self._arena.dispatchers(queue, self.dispatchers, self._settings) as tasks.dispatchers:
             try:
+                for _ in range(FIRST):
+                    tasks.one()
+                time.sleep(SETTLE)
                 yield
             finally:
-                self._tasks.close()
+                tasks.close()
                 self._tasks = None
 
     def run(self, seconds: float) -> Measured:
@@ -153,7 +159,7 @@ class Mayfly(Contender):
         tasks = self._tasks
         assert tasks is not None
         tasks.begin()
-        is_first = not tasks.submitted
+        is_first, self._is_new = self._is_new, False
         if not self._keep:
             latencies = tuple(self._time_singles(tasks, seconds))
             self._arena.take()
@@ -192,10 +198,6 @@ class Mayfly(Contender):
         return max(least, self.copies)
 
     def _time_singles(self, tasks: Tasks, seconds: float) -> Iterator[float]:
-        for _ in range(IGNORED):
-            tasks.one()
-        # What was started for them, and what they used up, is there again by then.
-        time.sleep(SETTLE)
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             time.sleep(self._pause)

@@ -109,8 +109,10 @@ class Parent:
             self._function = self._bootstrap.load_function()
         except BaseException as error:  # noqa: BLE001 - so is whatever ends the process
             self._error = error
-        # Else an import that ignores its children's ends, or waits for any of them, would take ours.
-        self._on_child = _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
+        # Ignored, or handled by waiting for any child, ends that are waited for here would be taken.
+        on_child = _signal.getsignal(_signal.SIGCHLD)
+        if on_child not in (None, _signal.SIG_DFL):
+            self._on_child = _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
         rehearse(self._bootstrap)
         gc.collect()
         # After all that may still have printed: what waits here would be each child's to print.
@@ -218,7 +220,7 @@ class Parent:
     def _live(self) -> None:
         channel = self._bootstrap.Channel()
         _signal.signal(_signal.SIGTERM, self._bootstrap.terminate)
-        if self._on_child:
+        if self._on_child is not None:
             _signal.signal(_signal.SIGCHLD, self._on_child)
         if self._function is not None:
             channel.send(b"A", b"{}")
