@@ -4,6 +4,8 @@ import asyncio
 import os
 from functools import partial
 
+import uvloop
+
 from dispatcher.runtimes.streams import Stream, Streams
 
 
@@ -50,11 +52,14 @@ class Pipes:
 
     async def connect(self) -> None:
         loop = asyncio.get_running_loop()
-        writer = os.fdopen(self._stdin, "wb", buffering=0)
+        # uvloop closes a descriptor, and then the file that it was given, which would close it once more: by
+        # then it may be another thread's, a connection to S3 say, and soon another sandbox's.
+        closes = not isinstance(loop, uvloop.Loop)
+        writer = os.fdopen(self._stdin, "wb", buffering=0, closefd=closes)
         self._open.remove(self._stdin)
         self._writer, _ = await loop.connect_write_pipe(lambda: _Writer(self), writer)
         for descriptor, stream in ((self._stdout, self.stdout), (self._stderr, self.stderr)):
-            reader = os.fdopen(descriptor, "rb", buffering=0)
+            reader = os.fdopen(descriptor, "rb", buffering=0, closefd=closes)
             self._open.remove(descriptor)
             transport, _ = await loop.connect_read_pipe(partial(_Reader, stream), reader)
             self._readers.append(transport)
