@@ -1,9 +1,8 @@
 """What a function that runs on ECS asks for, and what carries its streams from there."""
 
 import asyncio
-import importlib
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -15,7 +14,6 @@ from dispatcher.frames import frame
 from dispatcher.runtimes.base import Sandbox, SandboxSpec
 from dispatcher.runtimes.carried import Carried, End
 from dispatcher.runtimes.chosen import ChosenRuntime
-from mayfly.base_image import python_files
 from mayfly.errors import BlobNotFound, FunctionError, IsolationRefused, SettingsError
 from mayfly.fargate import LARGEST, Size, size_of
 from mayfly.function import Function, decode_function, encode_function
@@ -166,9 +164,8 @@ async def test_what_was_kept_ready_goes_when_the_function_moves_to_ecs() -> None
 
 
 @pytest.fixture
-def remote(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(python_files()["mayfly_remote.py"].parent))
-    return importlib.import_module("mayfly_remote")
+def remote(image_module: Callable[[str], ModuleType]) -> ModuleType:
+    return image_module("mayfly_remote")
 
 
 class Size_(NamedTuple):

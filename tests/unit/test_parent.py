@@ -1,25 +1,20 @@
 """What the process that forks tasks does about a child's end."""
 
-import importlib
 import os
 import signal
 import socket
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
 import pytest
 
-from mayfly.base_image import python_files
-
 COMMANDS = ("true",), ("sleep", "infinity")
 
 
 @pytest.fixture
-def parent(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(Path(python_files()["mayfly_parent.py"]).parent))
-    return importlib.import_module("mayfly_parent")
+def parent(image_module: Callable[[str], ModuleType]) -> ModuleType:
+    return image_module("mayfly_parent")
 
 
 class Watching:

@@ -1,19 +1,16 @@
 """Whether a process that serves many tasks asks, after one, for what it has left."""
 
-import importlib
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-from mayfly.base_image import python_files
-
 
 @pytest.fixture
-def turns(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(Path(python_files()["mayfly_turns.py"]).parent))
-    return importlib.import_module("mayfly_turns")
+def turns(image_module: Callable[[str], ModuleType]) -> ModuleType:
+    return image_module("mayfly_turns")
 
 
 def test_the_youngest_is_another_once_one_was_started(turns: ModuleType) -> None:
