@@ -1,7 +1,7 @@
 """Where contenders meet: Mayfly's stack without dispatchers, the functions, and a Redis for the peers.
 
-Each Mayfly contender starts dispatchers of its own, with queues of their own. In the slices of those that it
-takes turns with, they have nothing to do.
+Each Mayfly contender starts dispatchers of its own, and no two that are up together have one queue. In the
+slices of those that it takes turns with, its dispatchers have nothing to do.
 """
 
 import asyncio

@@ -68,7 +68,6 @@ def groups(arena: Arena, plan: Plan) -> list[Group]:
     one, two, four = (celery.Celery(arena, at_once, per_task=True) for at_once in AT_ONCE)
     prefork = [celery.Celery(arena, at_once, per_task=False) for at_once in AT_ONCE]
     oci = Mayfly(arena, "oci", "container", 4, keep=40, runtime="oci")
-    # In the middle, so that neither rests for so long that its dispatcher keeps nothing ready any more.
     fork = Mayfly(arena, "fork", "fork", SLOTS, keep=KEPT, singles=1.5, runtime="oci")
     warm = Mayfly(arena, "warm", "warm", SLOTS, keep=KEPT, singles=1.5, runtime="oci")
     backlog = "container" if arena.refused("warm") else "warm"
@@ -81,6 +80,7 @@ def groups(arena: Arena, plan: Plan) -> list[Group]:
         Group(1, [Mayfly(arena, "container_armed", "container", 2, keep=0, pause=0.8)]),
         # With one process, five seconds pass until a first task has ended, for each start.
         Group(1, [one]),
+        # `fork` and `warm` in the middle, so that they never rest until their dispatchers keep nothing ready.
         Group(4, [*docker_run, fork, four, two, oci]),
         *(Group(1, [rq.Rq(arena, at_once)]) for at_once in AT_ONCE),
         Group(4, [*prefork[:2], warm, *prefork[2:]]),

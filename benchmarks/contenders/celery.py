@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 BROKER, RESULTS = 0, 1
 KEEP: Final = 200
+FIRST: Final = 4
+"""Tasks that have ended for each process before the clock starts, where each process is for one task."""
 QUEUE: Final = "celery"
 
 # The worker's own view: it imports this module and is told where Redis is.
@@ -51,7 +53,8 @@ class Celery(Contender):
         self._results.flushall()
         self.submitted = 0
         with self._worker():
-            flow = feed.measure(self, seconds, KEEP, after=4 * self.at_once if self._per_task else KEEP)
+            after = FIRST * self.at_once if self._per_task else KEEP
+            flow = feed.measure(self, seconds, KEEP, after=after)
         return Measured(flow.count, flow.seconds)
 
     def _worker(self) -> "Program":
