@@ -11,14 +11,14 @@ from typing import Final
 
 WINDOW_SECONDS: Final = 1.0
 """Over which ends, and what the processors did, are counted."""
-BUSY: Final = 100.0
+BUSY: Final = 50.0
 """Ends in a second, from which on anything is gathered."""
 IDLE: Final = 0.2
 """The share of the processors' time that nobody uses, from which on nothing is: whatever a task waits for
 then, it is not them. Up to there it is ever less, so that to gather does not make them idle itself."""
 SHARE: Final = 0.12
 """Of the time that an attempt takes, at most. It is held up four times in its life."""
-MOST_SECONDS: Final = 0.1
+MOST_SECONDS: Final = 0.3
 
 
 class Linger:
