@@ -68,10 +68,12 @@ def frame(kind: bytes, body: bytes) -> bytes:
 class Channel:
     """Both directions of the conversation with the dispatcher, moved away from descriptors 0 and 1."""
 
-    def __init__(self) -> None:
-        os.dup2(0, TASK_FD, inheritable=False)
-        os.dup2(1, RESULT_FD, inheritable=False)
-        os.dup2(os.open("/dev/null", os.O_RDONLY), 0)
+    def __init__(self, tasks: int = 0, results: int = 1) -> None:
+        os.dup2(tasks, TASK_FD, inheritable=False)
+        os.dup2(results, RESULT_FD, inheritable=False)
+        null = os.open("/dev/null", os.O_RDONLY)
+        os.dup2(null, 0)
+        os.close(null)
         os.dup2(2, 1)
         self._lock = _thread.allocate_lock()  # progress may be told from several threads
         self.stream = None
@@ -302,10 +304,15 @@ def report_failure(channel: Channel, error: BaseException, kind: str = "Function
     if isinstance(error, MemoryError):
         kind = "Function.OutOfMemory"
         make_room()
-    import mayfly_errors
+    try:
+        import mayfly_errors
 
+        told = mayfly_errors.describe(error, kind, FUNCTION, MAX_TEXT)
+    except OSError as unable:  # the handler holds all the descriptors that there may be
+        message = f"its traceback could not be told: {unable.strerror}"
+        told = {"type": kind, "error": type(error).__name__, "message": message, "traceback": ""}
     flush()
-    channel.send_json(b"E", mayfly_errors.describe(error, kind, FUNCTION, MAX_TEXT))
+    channel.send_json(b"E", told)
 
 
 def make_room() -> None:
@@ -441,7 +448,7 @@ def main() -> None:
     if mode == "forks":
         import mayfly_relay
 
-        mayfly_relay.main(bootstrap, options[0])
+        mayfly_relay.main(options[0])
         return
     _signal.signal(_signal.SIGTERM, terminate)
     if mode == "turns":
@@ -454,4 +461,5 @@ def main() -> None:
     os._exit(0)  # the outcome is told; threads that the handler left behind must not hold the sandbox
 
 
-main()
+if __name__ == "__main__":  # else it is a parent of forks that has it anew
+    main()

@@ -18,62 +18,89 @@ OOM_SCORE = b"900"
 NPROC_PER_NAMESPACE = (5, 14)
 """From this kernel on, RLIMIT_NPROC counts the processes of a user namespace, not all of a user's."""
 
+MAX_DESCRIPTORS = 1 << 20
+
+QUEUES = "/dev/mqueue"
 MASKED = ("acpi", "asound", "keys", "latency_stats", "sched_debug", "scsi", "timer_list", "timer_stats")
 """What the engine hides of /proc from an ordinary sandbox, as far as any user may read it."""
 
 
 class Confinement:
-    """`options`: memoryMiB, pids, network (whether a task keeps the container's)."""
+    """`options`: memoryMiB, pids, network (whether a task keeps the container's). Of descriptors, a child
+    keeps 0, 1 and 2, and `failure` until it is confined."""
 
-    def __init__(self, options: dict) -> None:
+    def __init__(self, options: dict, failure: int) -> None:
         self.step = ""
-        self._data = options["memoryMiB"] << 20
-        self._pids = options["pids"]
-        self._namespaces = kernel.NEW_MOUNTS | kernel.NEW_IPC | kernel.NEW_UTS
-        self._loopback = not options["network"]
-        if self._loopback:
-            self._namespaces |= kernel.NEW_NET
         self._filter = kernel.Filter()
-        self._mounts = [(b"proc", b"/proc", b"proc", kernel.NO_SUID | kernel.NO_DEV | kernel.NO_EXEC, None)]
-        self._mounts += [_mask("/proc/" + name) for name in MASKED if os.access("/proc/" + name, os.R_OK)]
-        self._mounts += [_scratch(path) for path in _writable()]
-        if os.path.isdir("/dev/pts"):
-            options = b"newinstance,ptmxmode=0666,mode=0620"
-            self._mounts.append((b"devpts", b"/dev/pts", b"devpts", kernel.NO_SUID | kernel.NO_EXEC, options))
-        kernel_version = tuple(int(part) for part in os.uname().release.split(".")[:2])
-        self._counts_processes = kernel_version >= NPROC_PER_NAMESPACE
+        plan = _plan(options, self._filter, failure)
+        self._plan = tuple((step, *call) for step, call in plan)
 
     def put_on(self) -> None:
         """In the child, which is alone in its pid namespace, but for the first process."""
-        self.step = "making namespaces"
-        # A session of its own: signals to its group would else reach its siblings and the parent.
-        os.setsid()
-        kernel.set_dumpable(True)
-        kernel.unshare(self._namespaces)
-        for mount in self._mounts:
-            self.step = f"mounting {mount[1].decode()}"
-            kernel.mount(*mount)
-        self.step = "setting limits"
-        kernel.write("/proc/self/oom_score_adj", OOM_SCORE)
-        if self._loopback:
-            kernel.raise_loopback()
-        self.step = "making a user namespace"
-        kernel.unshare(kernel.NEW_USER)
-        kernel.map_user(first=False)
-        self.step = "setting limits"
-        resource.setrlimit(resource.RLIMIT_DATA, (self._data, self._data + REPORT_BYTES))
-        if self._counts_processes:
-            resource.setrlimit(resource.RLIMIT_NPROC, (self._pids, self._pids))
-        self.step = "dropping rights"
-        kernel.drop_capabilities()
-        self._filter.put_on()
-        reseed()
+        for step, call, arguments in self._plan:
+            self.step = step
+            if call(*arguments) == -1:
+                raise kernel.failure()
+
+    def rehearse(self, call, *arguments) -> None:
+        """Call it in the parent: what it puts on is nothing."""
+        plan, self._plan = self._plan, tuple(("", *harmless) for harmless in kernel.harmless())
+        try:
+            call(*arguments)
+        finally:
+            self._plan = plan
+
+
+def _plan(options: dict, filter: kernel.Filter, failure: int):
+    """What a child does, step by step: pairs of a step's name and a `kernel.Call`.
+
+    Made ahead: a child that found its way through functions would get copies of the pages that those are on.
+    """
+    yield "closing descriptors", (os.closerange, (3, failure))
+    yield "closing descriptors", (os.closerange, (failure + 1, MAX_DESCRIPTORS))
+    # A session of its own: signals to its group would else reach its siblings and the parent.
+    yield "making namespaces", (os.setsid, ())
+    yield "making namespaces", kernel.setting_dumpable(True)
+    private = kernel.NEW_MOUNTS | kernel.NEW_IPC | kernel.NEW_UTS
+    if not options["network"]:
+        private |= kernel.NEW_NET
+    yield "making namespaces", kernel.unsharing(private)
+    for mount in _mounts():
+        yield f"mounting {mount[1].decode()}", kernel.mounting(*mount)
+    yield "setting limits", (kernel.write, ("/proc/self/oom_score_adj", OOM_SCORE))
+    if not options["network"]:
+        yield "setting limits", (kernel.raise_loopback, ())
+    yield "making a user namespace", kernel.unsharing(kernel.NEW_USER)
+    for call in kernel.mapping_user():
+        yield "making a user namespace", call
+    data = options["memoryMiB"] << 20
+    yield "setting limits", (resource.setrlimit, (resource.RLIMIT_DATA, (data, data + REPORT_BYTES)))
+    kernel_version = tuple(int(part) for part in os.uname().release.split(".")[:2])
+    if kernel_version >= NPROC_PER_NAMESPACE:
+        yield "setting limits", (resource.setrlimit, (resource.RLIMIT_NPROC, (options["pids"],) * 2))
+    for call in kernel.dropping_capabilities():
+        yield "dropping rights", call
+    yield "dropping rights", filter.putting_on()
+    yield "dropping rights", (reseed, ())
+    yield "closing descriptors", (os.close, (failure,))
+
+
+def _mounts():
+    yield b"proc", b"/proc", b"proc", kernel.NO_SUID | kernel.NO_DEV | kernel.NO_EXEC, None
+    for path in ("/proc/" + name for name in MASKED):
+        if os.access(path, os.R_OK):
+            yield _mask(path)
+    for path in _writable():
+        yield _scratch(path)
+    if os.path.isdir("/dev/pts"):
+        options = b"newinstance,ptmxmode=0666,mode=0620"
+        yield b"devpts", b"/dev/pts", b"devpts", kernel.NO_SUID | kernel.NO_EXEC, options
 
 
 def hide_queues() -> None:
     """The container's message queues are seen by all of its tasks: nobody gets them."""
-    if os.path.isdir("/dev/mqueue"):
-        kernel.mount(b"tmpfs", b"/dev/mqueue", b"tmpfs", kernel.READ_ONLY, b"size=4k")
+    if os.path.isdir(QUEUES):
+        kernel.mount(b"tmpfs", QUEUES.encode(), b"tmpfs", kernel.READ_ONLY, b"size=4k")
 
 
 def reseed() -> None:
@@ -116,6 +143,9 @@ def _scratch(path: str) -> tuple:
 
 
 def _mask(path: str) -> tuple:
+    """By what is empty and read-only, and is there already where it can be: a file system less for each."""
+    if os.path.isdir(path) and os.path.isdir(QUEUES):
+        return QUEUES.encode(), path.encode(), None, kernel.BIND, None
     if os.path.isdir(path):
         return b"tmpfs", path.encode(), b"tmpfs", kernel.READ_ONLY, b"size=4k"
     return b"/dev/null", path.encode(), None, kernel.BIND, None

@@ -1,4 +1,8 @@
-"""System calls that Python has no function for, or one that writes to more pages. All raise OSError."""
+"""System calls that Python has no function for, or one that writes to more pages. All raise OSError.
+
+A `Call` is one that is to be made later: its function, which raises OSError or returns -1, of which `failure`
+tells, and its arguments.
+"""
 
 import ctypes
 import os
@@ -23,7 +27,7 @@ FORBIDDEN = {
 SIGCHLD = 17
 CLONE_VM = 0x100
 AF_INET, SOCK_DGRAM, SIOCSIFFLAGS = 2, 2, 0x8914
-SET_DUMPABLE, DROP_BOUNDING, SET_SECCOMP, FILTER = 4, 24, 22, 2
+GET_DUMPABLE, SET_DUMPABLE, READ_BOUNDING, DROP_BOUNDING, SET_SECCOMP, FILTER = 3, 4, 23, 24, 22, 2
 
 # PyDLL keeps the interpreter's lock: these are short, and `wait` is for what has ended.
 _libc = ctypes.PyDLL(None, use_errno=True)
@@ -45,6 +49,43 @@ _PEAK = 32
 """Where a struct rusage has the largest resident set, in KiB."""
 
 
+Call = tuple
+
+
+def unsharing(namespaces: int) -> Call:
+    return _unshare, (namespaces,)
+
+
+def mounting(source: bytes, target: bytes, kind: bytes | None, flags: int, options: bytes | None) -> Call:
+    return _mount, (source, target, kind, flags, options)
+
+
+def setting_dumpable(yes: bool) -> Call:
+    """Whether processes of the same user may look into this one's memory and descriptors."""
+    return _prctl, (SET_DUMPABLE, yes, 0, 0, 0)
+
+
+def mapping_user() -> list[Call]:
+    """Let a process's user and group be what they were, in the user namespace that it has just made."""
+    return [
+        (write, ("/proc/self/uid_map", b"%d %d 1" % (USER, USER))),
+        (write, ("/proc/self/gid_map", b"%d %d 1" % (GROUP, GROUP))),
+    ]
+
+
+def dropping_capabilities() -> list[Call]:
+    return [(of_each_capability, (DROP_BOUNDING,)), (_capset, (_HEADER, _NO_CAPABILITIES))]
+
+
+def harmless() -> list[Call]:
+    """One of each kind that a process can make as often as it likes."""
+    return [
+        (_prctl, (GET_DUMPABLE, 0, 0, 0, 0)),
+        (write, ("/dev/null", b"")),
+        (of_each_capability, (READ_BOUNDING,)),
+    ]
+
+
 def unshare(namespaces: int) -> None:
     _check(_unshare(namespaces))
 
@@ -57,15 +98,11 @@ def mount(source: bytes, target: bytes, kind: bytes | None, flags: int, options:
     _check(_mount(source, target, kind, flags, options))
 
 
-def map_user(*, first: bool) -> None:
-    """Let this process's user and group be what they were, in the user namespace that it has just made.
-
-    `first` is for one made by a process of the container; those inside it have the rule on groups already.
-    """
-    if first:
-        write("/proc/self/setgroups", b"deny")
-    write("/proc/self/uid_map", b"%d %d 1" % (USER, USER))
-    write("/proc/self/gid_map", b"%d %d 1" % (GROUP, GROUP))
+def map_user() -> None:
+    """In a user namespace made by a process of the container: those inside it have its rule on groups."""
+    write("/proc/self/setgroups", b"deny")
+    for call, arguments in mapping_user():
+        call(*arguments)
 
 
 USER, GROUP = os.getuid(), os.getgid()
@@ -81,15 +118,10 @@ def raise_loopback() -> None:
         os.close(handle)
 
 
-def set_dumpable(yes: bool) -> None:
-    """Whether processes of the same user may look into this one's memory and descriptors."""
-    _check(_prctl(SET_DUMPABLE, yes, 0, 0, 0))
-
-
-def drop_capabilities() -> None:
+def of_each_capability(option: int) -> None:
+    """`prctl` with each capability that there is."""
     for capability in range(CAPABILITIES):
-        _prctl(DROP_BOUNDING, capability, 0, 0, 0)
-    _check(_capset(_HEADER, _NO_CAPABILITIES))
+        _prctl(option, capability, 0, 0, 0)
 
 
 def start_pause() -> int:
@@ -133,8 +165,8 @@ class Filter:
         self._code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in code))
         self._program = struct.pack("HxxxxxxQ", len(code), ctypes.addressof(self._code))
 
-    def put_on(self) -> None:
-        _check(_prctl(SET_SECCOMP, FILTER, self._program, 0, 0))
+    def putting_on(self) -> Call:
+        return _prctl, (SET_SECCOMP, FILTER, self._program, 0, 0)
 
 
 def write(path: str, text: bytes) -> None:
@@ -146,7 +178,12 @@ def write(path: str, text: bytes) -> None:
         os.close(descriptor)
 
 
+def failure() -> OSError:
+    """Of a call that has just returned -1."""
+    number = ctypes.get_errno()
+    return OSError(number, os.strerror(number))
+
+
 def _check(answer: int) -> None:
     if answer < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
+        raise failure()

@@ -28,6 +28,7 @@ import select
 import struct
 import sys
 
+import bootstrap
 import mayfly_confinement
 import mayfly_kernel as kernel
 from mayfly_line import exit_code
@@ -38,19 +39,25 @@ PACKET = struct.Struct("!cI")
 INT = struct.Struct("i")
 ANCILLARY = _socket.CMSG_SPACE(3 * INT.size)
 """Bytes for three descriptors."""
-MAX_DESCRIPTORS = 1 << 20
 REHEARSALS = 20
 """As often as an interpreter must see a function before it makes it faster."""
+TASK = (
+    b'{"taskId":"","taskType":"","attempt":1,"deadline":0,"contentType":"application/json","version":"",'
+    b'"memoryMiB":1,"env":{}}'
+)
+"""One to rehearse with."""
 FORK, WAIT, KILL = os.fork, os.waitpid, os.kill
 """Held here: what a function makes of these modules (gevent does) is not for us."""
 
 
-def main(bootstrap, options: dict, control: _socket.socket, log: int) -> None:
+def main(options: dict, control: _socket.socket, log: int) -> None:
     """Never returns. `log` is where the import's output goes."""
     null = os.open("/dev/null", os.O_RDWR)
     for number, descriptor in enumerate((null, log, log)):
         os.dup2(descriptor, number)
     control = _keep_only(control)
+    # Its name is a function's.
+    del sys.modules["bootstrap"]
     bootstrap.print_in_turn()
     try:
         _enter()
@@ -59,7 +66,7 @@ def main(bootstrap, options: dict, control: _socket.socket, log: int) -> None:
             control.close()
             os._exit(exit_code(WAIT(inside, 0)[1]))
         os.setsid()
-        parent = Parent(bootstrap, control, options)
+        parent = Parent(control, options)
     except (OSError, Unconfined) as error:
         control.send(PACKET.pack(b"F", 0) + str(error).encode())
         os._exit(1)
@@ -72,19 +79,19 @@ class Unconfined(Exception):
 
 
 class Parent:
-    def __init__(self, bootstrap, control: _socket.socket, options: dict) -> None:
-        self._bootstrap = bootstrap
+    def __init__(self, control: _socket.socket, options: dict) -> None:
         self._control = control
         self._home = os.open("/proc/self/ns/pid", os.O_RDONLY)
         kernel.mount(b"proc", b"/proc", b"proc", kernel.NO_SUID | kernel.NO_DEV | kernel.NO_EXEC)
         mayfly_confinement.hide_queues()
         self._failures, self._failure = os.pipe()
         os.set_blocking(self._failures, False)
-        self._confinement = mayfly_confinement.Confinement(options)
+        self._confinement = mayfly_confinement.Confinement(options, self._failure)
         limit = options["openFiles"]
         resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
         # Else the first processes, which share our memory, would show it to whoever is beside them.
-        kernel.set_dumpable(False)
+        call, arguments = kernel.setting_dumpable(False)
+        call(*arguments)
         self._children: dict[int, Child] = {}
         self._by_descriptor: dict[int, Child] = {}
         self._epoll = select.epoll()
@@ -97,26 +104,22 @@ class Parent:
 
     def load(self) -> None:
         """Import the handler. How that fails is each child's to tell."""
-        # Nothing here needs it, but a handler may, and would import it anew in each child. (Not so `socket`:
-        # every child pays for that, and whoever speaks over one imports it with the handler.)
-        import json  # noqa: F401
-
-        import mayfly_errors  # noqa: F401
+        # Not what only a failure needs: a child has a copy of the table of all that is here.
         import mayfly_progress  # noqa: F401
         import mayfly_results  # noqa: F401
 
         try:
-            self._function = self._bootstrap.load_function()
+            self._function = bootstrap.load_function()
         except BaseException as error:  # noqa: BLE001 - so is whatever ends the process
             self._error = error
+        self._rehearse()
         # Ignored, or handled by waiting for any child, ends that are waited for here would be taken.
         on_child = _signal.getsignal(_signal.SIGCHLD)
         if on_child not in (None, _signal.SIG_DFL):
             self._on_child = _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
-        rehearse(self._bootstrap)
         gc.collect()
         # After all that may still have printed: what waits here would be each child's to print.
-        self._bootstrap.flush()
+        bootstrap.flush()
         gc.freeze()
         self._tell(b"R")
 
@@ -131,12 +134,26 @@ class Parent:
     def _try(self) -> None:
         """One child that does nothing, so that a machine which forbids this says so now."""
         null = os.open("/dev/null", os.O_RDWR)
-        child = self._start(0, [os.dup(null), os.dup(null), null], lambda: None)
+        child = self._start(0, [os.dup(null), os.dup(null), null], None)
         status = WAIT(child.pid, 0)[1]
         KILL(child.first, _signal.SIGKILL)
         WAIT(child.first, 0)
         if status:
             raise Unconfined(self._why())
+
+    def _rehearse(self) -> None:
+        """Go through a child's life here, so that the interpreter finds its way, and writes it down, once: in
+        a child, every page that is written to is copied first."""
+        function, self._function = self._function, (lambda event, context: event, None)
+        terminate = _signal.getsignal(_signal.SIGTERM)
+        for _ in range(REHEARSALS):
+            task, result = os.pipe(), os.pipe()
+            os.write(task[1], bootstrap.frame(b"T", TASK) + bootstrap.frame(b"P", b"{}"))
+            self._confinement.rehearse(self._be_born, [], (task[0], result[1]), lambda code: None)
+            for descriptor in (*task, *result, bootstrap.TASK_FD, bootstrap.RESULT_FD):
+                os.close(descriptor)
+        self._function = function
+        _signal.signal(_signal.SIGTERM, terminate or _signal.SIG_DFL)
 
     # --- the relay
 
@@ -166,16 +183,16 @@ class Parent:
 
     def _spawn(self, number: int, descriptors: list[int]) -> None:
         try:
-            child = self._start(number, descriptors, self._live)
+            child = self._start(number, descriptors, (0, 1))
         except OSError as error:
             self._tell(b"L", number, f"it could not be forked: {error.strerror}".encode())
             return
         self._children[number] = child
         self._watch(child, child.pid)
 
-    def _start(self, number: int, descriptors: list[int], live) -> "Child":
+    def _start(self, number: int, descriptors: list[int], channel: tuple[int, int] | None) -> "Child":
         if _thread._count():  # else there is no thread of the import's that could have printed
-            self._bootstrap.flush()
+            bootstrap.flush()
         try:
             kernel.unshare(kernel.NEW_PID)
             first = kernel.start_pause()
@@ -186,49 +203,48 @@ class Parent:
                 WAIT(first, 0)
                 raise
             if pid == 0:
-                self._be_born(descriptors, live)
+                self._be_born(descriptors, channel)
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
             kernel.setns(self._home, kernel.NEW_PID)
         return Child(number, pid, first)
 
-    def _be_born(self, descriptors: list[int], live) -> None:
-        """In the child. Never returns."""
+    def _be_born(self, descriptors: list[int], channel: tuple[int, int] | None, end=os._exit) -> None:
+        """In the child: never returns. `channel` is where its task comes from and its result goes to; None
+        where there is no task."""
         code = 1
         try:
             for number, descriptor in enumerate(descriptors):
                 os.dup2(descriptor, number)
-            os.closerange(3, self._failure)
-            os.closerange(self._failure + 1, MAX_DESCRIPTORS)
             try:
                 self._confinement.put_on()
             except OSError as error:
                 os.write(self._failure, f"{self._confinement.step}: {error.strerror}".encode())
                 KILL(os.getpid(), UNCONFINED)
-            os.close(self._failure)
-            live()
+            if channel is not None:
+                self._live(*channel)
             code = 0
         except SystemExit as error:
             code = _code(error)
         except BaseException:  # noqa: BLE001 - as an interpreter ends
             sys.excepthook(*sys.exc_info())
         finally:
-            self._bootstrap.flush()
-            os._exit(code)
+            bootstrap.flush()
+            end(code)
 
-    def _live(self) -> None:
-        channel = self._bootstrap.Channel()
-        _signal.signal(_signal.SIGTERM, self._bootstrap.terminate)
+    def _live(self, tasks: int, results: int) -> None:
+        channel = bootstrap.Channel(tasks, results)
+        _signal.signal(_signal.SIGTERM, bootstrap.terminate)
         if self._on_child is not None:
             _signal.signal(_signal.SIGCHLD, self._on_child)
         if self._function is not None:
             channel.send(b"A", b"{}")
-            self._bootstrap.answer(channel, *self._function)
+            bootstrap.answer(channel, *self._function)
         elif isinstance(self._error, SystemExit):
             raise self._error
         else:
-            self._bootstrap.report_failure(channel, self._error)
+            bootstrap.report_failure(channel, self._error)
 
     def _watch(self, child: "Child", pid: int) -> None:
         child.descriptor = os.pidfd_open(pid)
@@ -240,37 +256,6 @@ class Parent:
         self._epoll.unregister(child.descriptor)
         del self._by_descriptor[child.descriptor]
         os.close(child.descriptor)
-
-
-class Rehearsal:
-    """A channel on which one task after another comes, and whose answers go nowhere."""
-
-    TASK = (
-        b'{"taskId":"","taskType":"","attempt":1,"deadline":0,"contentType":"application/json","version":"",'
-        b'"memoryMiB":1,"env":{}}'
-    )
-
-    def __init__(self) -> None:
-        self.pid = os.getpid()
-
-    def receive(self, kind: bytes) -> bytes:
-        return self.TASK
-
-    def receive_payload(self, as_stream: bool) -> bytes:
-        return b"{}"
-
-    def send_json(self, kind: bytes, body: dict) -> None:
-        pass
-
-    def send_result(self, told: bytes, body: bytes) -> None:
-        pass
-
-
-def rehearse(bootstrap) -> None:
-    """Let the interpreter find its way, and write it down, here and not in each child: there, every page
-    that is written to is copied first."""
-    for _ in range(REHEARSALS):
-        bootstrap.answer(Rehearsal(), lambda event, context: event, None)
 
 
 class Child:
@@ -308,7 +293,7 @@ def _enter() -> None:
     step = "making a user namespace"
     try:
         kernel.unshare(kernel.NEW_USER | kernel.NEW_MOUNTS | kernel.NEW_PID)
-        kernel.map_user(first=True)
+        kernel.map_user()
         step = "mounting"
         kernel.mount(b"none", b"/", None, kernel.RECURSIVE | kernel.PRIVATE)
     except OSError as error:
@@ -319,7 +304,7 @@ def _keep_only(control: _socket.socket) -> _socket.socket:
     """The one descriptor beside 0, 1 and 2, and out of the way."""
     os.dup2(control.fileno(), 3)
     control.detach()
-    os.closerange(4, MAX_DESCRIPTORS)
+    os.closerange(4, mayfly_confinement.MAX_DESCRIPTORS)
     return _socket.socket(fileno=3)
 
 

@@ -7,7 +7,6 @@ comes too soon is held; a thread tells the latest of it when the pause is over, 
 import _thread
 import os
 import time
-from collections.abc import Callable
 
 PAUSE = 0.05
 
@@ -15,7 +14,7 @@ PAUSE = 0.05
 class Pace:
     """`send` is given the body of each frame. May be used from several threads."""
 
-    def __init__(self, send: Callable[[dict[str, object]], None]) -> None:
+    def __init__(self, send) -> None:
         self._send = send
         self._lock = _thread.allocate_lock()
         self._held: tuple[float, str] | None = None

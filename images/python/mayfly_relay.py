@@ -19,11 +19,11 @@ given back as credit; so a child that does not read, or is not read, stops itsel
 
 import _signal
 import _socket
-import json
 import os
 import select
 import struct
 
+import mayfly_json
 import mayfly_memory
 from mayfly_line import WINDOW, Line, exit_code
 from mayfly_packets import Packets
@@ -45,17 +45,20 @@ READ, WRITE = select.EPOLLIN, select.EPOLLOUT
 KILLED = 9
 
 
-def main(bootstrap, options: str) -> None:
+def main(options: str) -> None:
     """Never returns."""
     _signal.signal(_signal.SIGTERM, _signal.SIG_DFL)
     mine, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
     log, log_end = os.pipe()
-    about = json.loads(options)
+    about = mayfly_json.loads(options.encode())
     parent = os.fork()
     if parent == 0:
+        import mayfly_layout
+
+        mayfly_layout.fill_holes()
         import mayfly_parent
 
-        mayfly_parent.main(bootstrap, about, theirs, log_end)
+        mayfly_parent.main(about, theirs, log_end)
     theirs.close()
     os.close(log_end)
     Relay(mine, log, parent, about["memoryMiB"] << 20).run()

@@ -48,6 +48,13 @@ async def test_a_handler_that_raises_is_told_with_its_class_message_and_tracebac
     assert "LookupError: no such customer" in reply.failure.traceback
 
 
+async def test_a_handler_that_holds_all_descriptors_is_told_of_nevertheless(sandboxes):
+    reply = await sandboxes.python("import os\nwhile True: os.open('/dev/null', os.O_RDONLY)")
+    assert reply.failure.type is FailureType.ERROR
+    assert reply.failure.error == "OSError"
+    assert "Too many open files" in reply.failure.message
+
+
 @pytest.mark.parametrize(
     ("raised", "advice", "after"),
     [
