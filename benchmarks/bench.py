@@ -44,7 +44,7 @@ class Plan(NamedTuple):
     turns: int
     """Of each contender, at most."""
     seconds: float
-    """Of all turns of a contender together: at least 20 for each rate."""
+    """Of all turns of a contender together: at least 20 for each rate that a floor rests on."""
     long_backlog: int
     objects: int
     """That are put into S3 before the first slice,"""
@@ -61,6 +61,8 @@ class Group(NamedTuple):
 
     turns: int
     contenders: Sequence[Contender]
+    share: float = 1.0
+    """Of the plan's seconds: less, where no floor rests on it."""
 
 
 def groups(arena: Arena, plan: Plan) -> list[Group]:
@@ -79,10 +81,10 @@ def groups(arena: Arena, plan: Plan) -> list[Group]:
         *(Group(4, [docker.DockerApi(arena, at_once), _container(arena, at_once)]) for at_once in AT_ONCE),
         Group(1, [Mayfly(arena, "container_armed", "container", 2, keep=0, pause=0.8)]),
         # With one process, five seconds pass until a first task has ended, for each start.
-        Group(1, [one]),
+        Group(1, [one], share=0.5),
         # `fork` and `warm` in the middle, so that they never rest until their dispatchers keep nothing ready.
         Group(4, [*docker_run, fork, four, two, oci]),
-        *(Group(1, [rq.Rq(arena, at_once)]) for at_once in AT_ONCE),
+        *(Group(1, [rq.Rq(arena, at_once)], share=0.5) for at_once in AT_ONCE),
         Group(4, [*prefork[:2], warm, *prefork[2:]]),
         # Each turn starts a dispatcher: there is nothing that stops one while tasks wait.
         Group(2, backlogs),
@@ -96,9 +98,13 @@ def _container(arena: Arena, at_once: int) -> Mayfly:
 
 def measure(arena: Arena, plan: Plan, only: Sequence[str] = ()) -> Results:
     results = Results()
+
+    def chosen(contender: Contender) -> bool:
+        return not only or contender.name in only
+
     field = [
-        Group(turns, [one for one in group if (not only or one.name in only) and _ready(one, results)])
-        for turns, group in groups(arena, plan)
+        group._replace(contenders=[one for one in group.contenders if chosen(one) and _ready(one, results)])
+        for group in groups(arena, plan)
     ]
     if any(isinstance(one, Mayfly | Backlog | Post) for group in field for one in group.contenders):
         _run_in(arena, plan)
@@ -118,7 +124,7 @@ def _take_turns(group: Group, plan: Plan, results: Results) -> None:
         for turn in range(turns):
             for contender in group.contenders if turn % 2 == 0 else reversed(group.contenders):
                 if contender.name not in results.unavailable:
-                    _slice(contender, plan.seconds / turns, turn, results)
+                    _slice(contender, group.share * plan.seconds / turns, turn, results)
                 if contender.name in results.unavailable:
                     # What it has left to do would be done in the others' turns.
                     own[contender].close()
