@@ -8,6 +8,7 @@ import time
 import uuid
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Final
 
 import structlog
@@ -27,7 +28,7 @@ from dispatcher.liveness import Liveness
 from dispatcher.metrics import Metrics
 from dispatcher.offsets import Checkpoint
 from dispatcher.partition import Partition
-from dispatcher.pools.forks import Forks
+from dispatcher.pools.forks import Forks, at_once
 from dispatcher.pools.pools import Pools
 from dispatcher.pools.single_use import SingleUse
 from dispatcher.pools.turns import Turns
@@ -151,7 +152,11 @@ class Dispatcher:
         self._errands = ErrandRunner(topics)
         self.pools = Pools(
             self._runtime,
-            {"container": SingleUse, "fork": Forks, "warm": Turns},
+            {
+                "container": SingleUse,
+                "fork": partial(Forks, at_once=at_once(settings.slots)),
+                "warm": Turns,
+            },
             self._catalog,
             queue=queue,
             most=settings.slots,

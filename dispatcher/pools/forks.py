@@ -24,10 +24,20 @@ BASE_MIB: Final = 64
 CHILD_MIB: Final = 8
 """What a child that waits for its task is counted as: what it does not share with its parent."""
 AT_ONCE: Final = 32
+MOST_AT_ONCE: Final = 128
 OPEN_FILES: Final = 8192
 """Of the relay, which holds three for each child. More than functions usually have: the kernel counts
 descriptors that are on their way in sockets by user, over all containers, and holds each sender of some, as
 the relay is, to its own limit."""
+
+
+def at_once(slots: int) -> int:
+    """How many children a container has at most, of a dispatcher with so many slots.
+
+    The fewer parents and relays there are, the more of what each touches stays in the processors' caches. But
+    a container's limit on memory is that of all its tasks together: no more than are of use.
+    """
+    return min(max(AT_ONCE, slots // 2), MOST_AT_ONCE)
 
 
 class Forks:

@@ -306,13 +306,12 @@ def report_failure(channel: Channel, error: BaseException, kind: str = "Function
         make_room()
     try:
         import mayfly_errors
+    except OSError:  # the handler holds all the descriptors that there may be: this one is nobody's
+        os.close(0)
+        import mayfly_errors
 
-        told = mayfly_errors.describe(error, kind, FUNCTION, MAX_TEXT)
-    except OSError as unable:  # the handler holds all the descriptors that there may be
-        message = f"its traceback could not be told: {unable.strerror}"
-        told = {"type": kind, "error": type(error).__name__, "message": message, "traceback": ""}
     flush()
-    channel.send_json(b"E", told)
+    channel.send_json(b"E", mayfly_errors.describe(error, kind, FUNCTION, MAX_TEXT))
 
 
 def make_room() -> None:
@@ -444,7 +443,6 @@ def main() -> None:
 
         mayfly_remote.main()
         return
-    bootstrap = sys.modules[__name__]
     if mode == "forks":
         import mayfly_relay
 
@@ -454,7 +452,7 @@ def main() -> None:
     if mode == "turns":
         import mayfly_turns
 
-        mayfly_turns.serve(bootstrap)
+        mayfly_turns.serve(sys.modules[__name__])
     else:
         run(open_channel(), *options)
     flush()

@@ -31,6 +31,7 @@ class Confinement:
 
     def __init__(self, options: dict, failure: int) -> None:
         self.step = ""
+        # The plan has no more than the address of its program.
         self._filter = kernel.Filter()
         plan = _plan(options, self._filter, failure)
         self._plan = tuple((step, *call) for step, call in plan)
@@ -44,7 +45,7 @@ class Confinement:
 
     def rehearse(self, call, *arguments) -> None:
         """Call it in the parent: what it puts on is nothing."""
-        plan, self._plan = self._plan, tuple(("", *harmless) for harmless in kernel.harmless())
+        plan, self._plan = self._plan, tuple(("", *step) for step in kernel.harmless())
         try:
             call(*arguments)
         finally:

@@ -101,8 +101,8 @@ def mount(source: bytes, target: bytes, kind: bytes | None, flags: int, options:
 def map_user() -> None:
     """In a user namespace made by a process of the container: those inside it have its rule on groups."""
     write("/proc/self/setgroups", b"deny")
-    for call, arguments in mapping_user():
-        call(*arguments)
+    for call in mapping_user():
+        make(call)
 
 
 USER, GROUP = os.getuid(), os.getgid()
@@ -176,6 +176,13 @@ def write(path: str, text: bytes) -> None:
         os.write(descriptor, text)
     finally:
         os.close(descriptor)
+
+
+def make(call: Call) -> None:
+    """At once."""
+    function, arguments = call
+    if function(*arguments) == -1:
+        raise failure()
 
 
 def failure() -> OSError:

@@ -90,8 +90,7 @@ class Parent:
         limit = options["openFiles"]
         resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
         # Else the first processes, which share our memory, would show it to whoever is beside them.
-        call, arguments = kernel.setting_dumpable(False)
-        call(*arguments)
+        kernel.make(kernel.setting_dumpable(False))
         self._children: dict[int, Child] = {}
         self._by_descriptor: dict[int, Child] = {}
         self._epoll = select.epoll()
@@ -108,11 +107,12 @@ class Parent:
         import mayfly_progress  # noqa: F401
         import mayfly_results  # noqa: F401
 
+        # Before the import, which may leave no descriptor free, or change what the rehearsal would run on.
+        self._rehearse()
         try:
             self._function = bootstrap.load_function()
         except BaseException as error:  # noqa: BLE001 - so is whatever ends the process
             self._error = error
-        self._rehearse()
         # Ignored, or handled by waiting for any child, ends that are waited for here would be taken.
         on_child = _signal.getsignal(_signal.SIGCHLD)
         if on_child not in (None, _signal.SIG_DFL):
@@ -144,16 +144,15 @@ class Parent:
     def _rehearse(self) -> None:
         """Go through a child's life here, so that the interpreter finds its way, and writes it down, once: in
         a child, every page that is written to is copied first."""
-        function, self._function = self._function, (lambda event, context: event, None)
-        terminate = _signal.getsignal(_signal.SIGTERM)
+        self._function = lambda event, context: event, None
         for _ in range(REHEARSALS):
             task, result = os.pipe(), os.pipe()
             os.write(task[1], bootstrap.frame(b"T", TASK) + bootstrap.frame(b"P", b"{}"))
             self._confinement.rehearse(self._be_born, [], (task[0], result[1]), lambda code: None)
             for descriptor in (*task, *result, bootstrap.TASK_FD, bootstrap.RESULT_FD):
                 os.close(descriptor)
-        self._function = function
-        _signal.signal(_signal.SIGTERM, terminate or _signal.SIG_DFL)
+        self._function = None
+        _signal.signal(_signal.SIGTERM, _signal.SIG_DFL)
 
     # --- the relay
 
@@ -292,7 +291,7 @@ def _enter() -> None:
     """Into the namespaces of the parent."""
     step = "making a user namespace"
     try:
-        kernel.unshare(kernel.NEW_USER | kernel.NEW_MOUNTS | kernel.NEW_PID)
+        kernel.make(kernel.unsharing(kernel.NEW_USER | kernel.NEW_MOUNTS | kernel.NEW_PID))
         kernel.map_user()
         step = "mounting"
         kernel.mount(b"none", b"/", None, kernel.RECURSIVE | kernel.PRIVATE)

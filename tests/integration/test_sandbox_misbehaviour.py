@@ -53,6 +53,7 @@ async def test_a_handler_that_holds_all_descriptors_is_told_of_nevertheless(sand
     assert reply.failure.type is FailureType.ERROR
     assert reply.failure.error == "OSError"
     assert "Too many open files" in reply.failure.message
+    assert "OSError: " in reply.failure.traceback
 
 
 @pytest.mark.parametrize(
