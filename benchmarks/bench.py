@@ -52,7 +52,7 @@ class Plan(NamedTuple):
     """and that the stack serves after those."""
 
 
-FULL: Final = Plan(turns=4, seconds=20.4, long_backlog=1_000_000, objects=20_000, tasks=12_000)
+FULL: Final = Plan(turns=4, seconds=20.4, long_backlog=1_000_000, objects=20_000, tasks=9_000)
 QUICK: Final = Plan(turns=1, seconds=1.0, long_backlog=20_000, objects=0, tasks=0)
 
 
