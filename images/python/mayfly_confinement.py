@@ -31,7 +31,7 @@ class Confinement:
 
     def __init__(self, options: dict, failure: int) -> None:
         self.step = ""
-        # The plan has no more than the address of its program.
+        # Kept: the plan has only the address of its code.
         self._filter = kernel.Filter()
         plan = _plan(options, self._filter, failure)
         self._plan = tuple((step, *call) for step, call in plan)

@@ -48,7 +48,6 @@ _INT, _LONG = struct.Struct("i"), struct.Struct("l")
 _PEAK = 32
 """Where a struct rusage has the largest resident set, in KiB."""
 
-
 Call = tuple
 
 
@@ -87,7 +86,7 @@ def harmless() -> list[Call]:
 
 
 def unshare(namespaces: int) -> None:
-    _check(_unshare(namespaces))
+    make(unsharing(namespaces))
 
 
 def setns(descriptor: int, namespace: int) -> None:
@@ -95,7 +94,7 @@ def setns(descriptor: int, namespace: int) -> None:
 
 
 def mount(source: bytes, target: bytes, kind: bytes | None, flags: int, options: bytes | None = None) -> None:
-    _check(_mount(source, target, kind, flags, options))
+    make(mounting(source, target, kind, flags, options))
 
 
 def map_user() -> None:

@@ -291,7 +291,7 @@ def _enter() -> None:
     """Into the namespaces of the parent."""
     step = "making a user namespace"
     try:
-        kernel.make(kernel.unsharing(kernel.NEW_USER | kernel.NEW_MOUNTS | kernel.NEW_PID))
+        kernel.unshare(kernel.NEW_USER | kernel.NEW_MOUNTS | kernel.NEW_PID)
         kernel.map_user()
         step = "mounting"
         kernel.mount(b"none", b"/", None, kernel.RECURSIVE | kernel.PRIVATE)
