@@ -39,6 +39,9 @@ PACKET = struct.Struct("!cI")
 INT = struct.Struct("i")
 ANCILLARY = _socket.CMSG_SPACE(3 * INT.size)
 """Bytes for three descriptors."""
+DONT_WAIT = _socket.MSG_DONTWAIT
+IN_A_ROW = 16
+"""Packets that are read one after another; between that, ends are seen to."""
 REHEARSALS = 20
 """As often as an interpreter must see a function before it makes it faster."""
 TASK = (
@@ -157,14 +160,25 @@ class Parent:
     # --- the relay
 
     def _hear(self) -> None:
-        packet, ancillary, _, _ = self._control.recvmsg(64, ANCILLARY)
-        if not packet:
-            os._exit(0)
-        kind, number = PACKET.unpack_from(packet)
-        if kind == b"S":
-            self._spawn(number, [at for _, _, data in ancillary for (at,) in INT.iter_unpack(data)])
-        elif kind == b"K" and number in self._children:
-            self._children[number].signal(int.from_bytes(packet[PACKET.size :], "big"))
+        """Some packets, and only then see to the children that were forked: what is written to between two
+        forks is copied once more, for the child has it too."""
+        born = []
+        for _ in range(IN_A_ROW):
+            try:
+                packet, ancillary, _, _ = self._control.recvmsg(64, ANCILLARY, DONT_WAIT)
+            except BlockingIOError:
+                break
+            if not packet:
+                os._exit(0)
+            kind, number = PACKET.unpack_from(packet)
+            if kind == b"S":
+                descriptors = [at for _, _, data in ancillary for (at,) in INT.iter_unpack(data)]
+                if child := self._spawn(number, descriptors):
+                    born.append(child)
+            elif kind == b"K" and number in self._children:
+                self._children[number].signal(int.from_bytes(packet[PACKET.size :], "big"))
+        for child in born:
+            self._watch(child, child.pid)
 
     def _tell(self, kind: bytes, number: int = 0, body: bytes = b"") -> None:
         try:
@@ -180,14 +194,14 @@ class Parent:
 
     # --- children
 
-    def _spawn(self, number: int, descriptors: list[int]) -> None:
+    def _spawn(self, number: int, descriptors: list[int]) -> "Child | None":
         try:
             child = self._start(number, descriptors, (0, 1))
         except OSError as error:
             self._tell(b"L", number, f"it could not be forked: {error.strerror}".encode())
-            return
+            return None
         self._children[number] = child
-        self._watch(child, child.pid)
+        return child
 
     def _start(self, number: int, descriptors: list[int], channel: tuple[int, int] | None) -> "Child":
         if _thread._count():  # else there is no thread of the import's that could have printed
