@@ -14,8 +14,7 @@ import httpx
 import msgspec
 
 from mayfly.client.errors import UnexpectedAnswer
-from mayfly.client.target import is_loopback
-from mayfly.client.transport import CONNECT_SECONDS
+from mayfly.client.transport import CONNECT_SECONDS, of_place
 from mayfly.client.wire import Call, Request, decode, given, post, send, task_path
 
 CHUNK: Final = 1 << 20
@@ -95,7 +94,7 @@ def store_options(upload: Upload) -> dict[str, Any]:
     """For an `httpx` client: the store is no gateway, and gets no credential of one."""
     return {
         "timeout": httpx.Timeout(STORE_SECONDS, connect=CONNECT_SECONDS),
-        "trust_env": not is_loopback(httpx.URL(upload.url).host),
+        **of_place(httpx.URL(upload.url)),
     }
 
 

@@ -31,6 +31,7 @@ from mayfly.function import Function
 from mayfly.settings import Settings
 from mayfly.stack.stack import settings_of
 from tests.conftest import LiveStack
+from tests.web import WEB
 
 PATIENCE = 120.0
 SLEEPER = """\
@@ -74,7 +75,7 @@ class Service:
     @property
     def partitions(self) -> int:
         """How many partitions a dispatcher owns, by its metrics."""
-        metrics = httpx.get(f"{self.url}/metrics", trust_env=False).text
+        metrics = WEB.get(f"{self.url}/metrics").text
         return int(float(re.findall(r"^mayfly_partitions (\S+)", metrics, re.MULTILINE)[0]))
 
     def signal(self, which: signal.Signals) -> None:
@@ -135,7 +136,7 @@ class Fleet:
 
         def ready() -> bool:
             with contextlib.suppress(httpx.HTTPError):
-                return httpx.get(f"{service.url}/readyz", trust_env=False).status_code == 200
+                return WEB.get(f"{service.url}/readyz").status_code == 200
             return False
 
         eventually(ready, "the gateway is ready")

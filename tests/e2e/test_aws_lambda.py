@@ -7,7 +7,6 @@ from typing import Any
 
 import boto3
 import docker
-import httpx
 import msgspec
 import pytest
 from botocore.config import Config
@@ -18,6 +17,7 @@ from mayfly.client import Client, TaskFailed
 from mayfly.function import Function
 from mayfly.identity.keys import new_credential
 from tests.e2e.conftest import Fleet, deployed, eventually
+from tests.web import WEB
 
 NAME = "order-lambda"
 HANDLER = """\
@@ -135,14 +135,11 @@ def test_mayflys_own_client_calls_it_and_submits_many(gateway: Client) -> None:
 def test_boto3_signs_with_what_is_made_of_an_api_key(fleet: Fleet, function: Function) -> None:
     admin = new_credential()
     service = fleet.start("gateway", MAYFLY_AUTH="true", MAYFLY_ADMIN_KEY=str(admin)).until_up()
-    eventually(
-        lambda: httpx.get(f"{service.url}/readyz", trust_env=False).status_code == 200, "the gateway is ready"
-    )
-    made = httpx.post(
+    eventually(lambda: WEB.get(f"{service.url}/readyz").status_code == 200, "the gateway is ready")
+    made = WEB.post(
         f"{service.url}/keys",
         json={"scopes": ["submit"], "tenant": "acme"},
         headers={"authorization": f"Bearer {admin}"},
-        trust_env=False,
     ).json()
     client = aws(service.url, made["id"], made["awsSecretAccessKey"])
     answer = client.invoke(FunctionName=NAME, Payload=json.dumps({"key1": "value1"}))

@@ -28,6 +28,7 @@ from mayfly.stack.stack import settings_of
 from mayfly.task import FailureType, RetryPolicy
 from tests.conftest import LiveStack
 from tests.e2e.conftest import Fleet, eventually
+from tests.web import WEB
 
 HANDLER = """\
 def handler(event, context):
@@ -185,7 +186,7 @@ def test_a_gateway_that_dies_there_makes_one_task_of_what_is_sent_again(
 
         def post(url: str) -> httpx.Response | None:
             with contextlib.suppress(httpx.HTTPError):
-                return httpx.post(f"{url}/tasks", json=body, headers=key, trust_env=False, timeout=30)
+                return WEB.post(f"{url}/tasks", json=body, headers=key, timeout=30)
             return None
 
         deadline = time.monotonic() + 120

@@ -30,6 +30,7 @@ from mayfly.stack.stack import settings_of
 from tests.conftest import REPOSITORY, LiveStack
 from tests.e2e.tasks import PATIENCE, ended, logs, post, post_bytes, result
 from tests.engine import remove_images
+from tests.web import WEB
 
 PREFIX = "imaged-"
 """Of the functions' names here: on the same Kafka are the examples themselves, which others run."""
@@ -214,9 +215,7 @@ def dispatcher(system: System, deployed: list[str], mail: MailSink) -> Container
     deadline = time.monotonic() + PATIENCE
     partitions = settings_of(system.environment).partitions
     # Until it has told of each, reads of the queue may be refused.
-    while (
-        f"mayfly_partitions {partitions}.0" not in httpx.get(url(started) + "/metrics", trust_env=False).text
-    ):
+    while f"mayfly_partitions {partitions}.0" not in WEB.get(url(started) + "/metrics").text:
         assert time.monotonic() < deadline, started.logs().decode()
         time.sleep(0.05)
     return started

@@ -14,6 +14,7 @@ from mayfly.client import Client, ClientError
 from mayfly.function import Function
 from mayfly.task import Status
 from tests.e2e.conftest import Fleet, Service, eventually
+from tests.web import WEB
 
 CLIENTS = 3
 LONG_SECONDS = 12
@@ -128,6 +129,6 @@ async def test_each_process_is_replaced_in_turn_and_nothing_is_lost_or_fails(
 
 def _ready(url: str) -> bool:
     try:
-        return httpx.get(f"{url}/readyz", trust_env=False).status_code == 200
+        return WEB.get(f"{url}/readyz").status_code == 200
     except httpx.HTTPError:
         return False

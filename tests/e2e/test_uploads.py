@@ -6,12 +6,12 @@ import textwrap
 import time
 from typing import Any
 
-import httpx
 import pytest
 
 from mayfly.settings import MIB
 from tests.conftest import Mayfly
 from tests.e2e.tasks import ended, post_bytes, result
+from tests.web import WEB
 
 SECONDS = 120
 LARGE = 20 * MIB
@@ -78,9 +78,7 @@ def uploaded(mayfly: Mayfly, data: bytes, content_type: str, **more: Any) -> str
     answer = mayfly.http.post("/uploads", json={"size": len(data), "contentType": content_type, **more})
     assert answer.status_code == 201, answer.text
     target = answer.json()
-    put = httpx.request(
-        target["method"], target["url"], content=data, headers=target["headers"], timeout=60, trust_env=False
-    )
+    put = WEB.request(target["method"], target["url"], content=data, headers=target["headers"], timeout=60)
     assert put.status_code == 200, put.text
     upload_id: str = target["uploadId"]
     return upload_id
@@ -95,7 +93,7 @@ def test_an_upload_is_a_file_in_the_function_whose_own_file_comes_back_from_the_
     assert task["status"] == "COMPLETED", task
     assert (task["upload"], task["resultContentType"]) == (upload, "image/png")
     where = uploading.http.get(f"{task['resultUrl']}/url").json()
-    got = httpx.get(where["url"], trust_env=False)
+    got = WEB.get(where["url"])
     assert (got.status_code, got.content) == (200, data[::-1][:1000])
     assert got.headers["content-type"] == "image/png"
     assert got.headers["content-disposition"] == f'attachment; filename="{task["taskId"]}.png"'

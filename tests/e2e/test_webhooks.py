@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-import httpx
 import pytest
 
 from mayfly.adapters.kafka import CONTROL_TOPIC, Log, events_topic, replay
@@ -20,6 +19,7 @@ from mayfly.faultpoints import WEBHOOKS, FaultPoint
 from mayfly.function import Function
 from mayfly.task import NO_FENCE, Failure, FailureType, Outcome, encode
 from tests.e2e.conftest import Fleet, eventually
+from tests.web import WEB
 
 
 @dataclass
@@ -81,7 +81,7 @@ def receiver(fleet: Fleet) -> Iterator[Receiver]:
 
 
 def new_secret(client: Client) -> str:
-    answer = httpx.put(f"{client.url}/webhooks/secret", trust_env=False)
+    answer = WEB.put(f"{client.url}/webhooks/secret")
     assert answer.status_code == 200, answer.text
     secret: str = answer.json()["secret"]
     return secret
@@ -107,7 +107,7 @@ def delivered(fleet: Fleet) -> Callable[[], bool]:
     def none_waits() -> bool:
         for service in fleet.services:
             if service.process.poll() is None and "dispatcher" in service.log.name:
-                text = httpx.get(f"{service.url}/metrics", trust_env=False).text
+                text = WEB.get(f"{service.url}/metrics").text
                 if "\nmayfly_webhooks_waiting 0.0" not in text:
                     return False
         return True
@@ -132,7 +132,7 @@ def test_a_completed_task_is_posted_once_and_as_a_client_reads_it(
     assert not is_signed(post, "whsec_" + base64.b64encode(bytes(32)).decode())
     assert post.headers["content-type"] == "application/json"
     assert post.task["result"] == {"index": 7, "attempt": 1}
-    assert post.task == httpx.get(f"{client.url}/tasks/{task_id}", trust_env=False).json()
+    assert post.task == WEB.get(f"{client.url}/tasks/{task_id}").json()
 
 
 def test_what_was_not_taken_is_posted_again(fleet: Fleet, sleeper: Function, receiver: Receiver) -> None:
@@ -223,7 +223,7 @@ async def test_an_outcome_that_is_void_is_not_posted(
     fleet.dispatchers(1)
     task_id = submit(client, receiver, seconds=3)
     eventually(lambda: client.get(task_id).status == "IN_PROGRESS", "it runs")
-    record = httpx.get(f"{client.url}/tasks/{task_id}", trust_env=False).json()
+    record = WEB.get(f"{client.url}/tasks/{task_id}").json()
     assert "finishedAt" not in record
     log = Log(fleet.settings)
     await log.start()

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import docker
-import httpx
 import pytest
 from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 from gateway_process import StartGateway, until
@@ -20,6 +19,7 @@ from mayfly.cli.output import CHANGES, FAILED, OK, UNREACHABLE, USAGE
 from mayfly.client import Client
 from mayfly.settings import Settings
 from tests.engine import remove_images, tags_of
+from tests.web import WEB
 
 Command = Callable[..., Result]
 HANDLER = "def handler(event, context):\n    return 1\n"
@@ -86,7 +86,7 @@ def command(url: str, folders: list[Path], tmp_path: Path, monkeypatch: pytest.M
 
 
 def tags(registry: str) -> set[str]:
-    answer = httpx.get(f"http://{registry}/v2/deployed/tags/list", trust_env=False)
+    answer = WEB.get(f"http://{registry}/v2/deployed/tags/list")
     return set(answer.json().get("tags") or ()) if answer.status_code == 200 else set()
 
 

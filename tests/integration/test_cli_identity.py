@@ -6,12 +6,12 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
-import httpx
 import pytest
 from gateway_process import PATIENCE, Process, StartGateway, wait_for
 from typer.testing import CliRunner, Result
 
 from mayfly.cli.app import app
+from tests.web import WEB
 
 Mayfly = Callable[..., Result]
 SETTINGS = ("MAYFLY_URL", "MAYFLY_API_KEY", "MAYFLY_PROFILE")
@@ -41,7 +41,7 @@ def until_done(run: Callable[[], Result]) -> Result:
 
 def ready(process: Process) -> str:
     url = process.url
-    wait_for(lambda: httpx.get(f"{url}/readyz", trust_env=False).status_code == 200, process)
+    wait_for(lambda: WEB.get(f"{url}/readyz").status_code == 200, process)
     return url
 
 
