@@ -41,7 +41,7 @@ ANCILLARY = _socket.CMSG_SPACE(3 * INT.size)
 """Bytes for three descriptors."""
 DONT_WAIT = _socket.MSG_DONTWAIT
 IN_A_ROW = 16
-"""Packets that are read one after another; between that, ends are seen to."""
+"""At most so many packets are read one after another, lest children that have ended wait behind them all."""
 REHEARSALS = 20
 """As often as an interpreter must see a function before it makes it faster."""
 TASK = (

@@ -22,19 +22,22 @@ def options(target: Target, timeout: float) -> dict[str, Any]:
     return {
         "base_url": target.url,
         "headers": headers,
-        # A credential is for this gateway alone, and not for where it may point.
-        "follow_redirects": False,
         **of_place(target.url),
         "limits": httpx.Limits(max_connections=None, max_keepalive_connections=100),
     }
 
 
 def of_place(url: httpx.URL) -> dict[str, Any]:
-    """What depends on where it is."""
+    """Which ways lead there."""
     here = is_loopback(url.host)
-    # A proxy of the environment cannot reach this machine's loopback. Where there is none either, and no TLS,
-    # certificates are not read, which takes tens of milliseconds of each command of the CLI.
-    return {"trust_env": not here, "verify": not here or url.scheme != "http"}
+    return {
+        # A credential is for this place alone, and not for where it may point.
+        "follow_redirects": False,
+        # A proxy of the environment cannot reach this machine's loopback.
+        "trust_env": not here,
+        # Where nothing can be spoken by TLS, no certificates are read: that would take tens of milliseconds.
+        "verify": not here or url.scheme != "http",
+    }
 
 
 def arguments(request: Request, timeout: float) -> dict[str, Any]:

@@ -49,7 +49,7 @@ class Service(Part):
 
     async def probe(self, settings: Settings) -> None:
         try:
-            # It is spoken to without TLS: certificates would be read, each time, for nothing.
+            # It is spoken to without TLS: to read certificates for each look would take most of its time.
             async with httpx.AsyncClient(timeout=5, trust_env=False, verify=False) as client:  # noqa: S501
                 answer = await client.get(self.url + self.path)
         except httpx.HTTPError as error:

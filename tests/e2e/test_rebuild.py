@@ -29,6 +29,7 @@ from mayfly.history import History
 from mayfly.task import RetryPolicy, Status
 from tests.conftest import LiveStack, launch
 from tests.e2e.conftest import PATIENCE, Fleet
+from tests.web import WEB
 
 HANDLER = """\
 def handler(event, context):
@@ -353,8 +354,7 @@ async def test_what_ended_long_ago_is_swept_dead_letters_later_and_a_swept_key_i
     await until_swept(0, days=0, dead_letter_days=0)
     await until_swept(len(ended), days=TINY_DAYS, dead_letter_days=30)
     for task_id in ended:
-        with httpx.Client(base_url=client.url, trust_env=False) as http:
-            assert http.get(f"/tasks/{task_id}").status_code == 404
+        assert WEB.get(f"{client.url}/tasks/{task_id}").status_code == 404
     for key in objects:
         with pytest.raises(BlobNotFound):
             await blobs.get(key)
@@ -392,8 +392,7 @@ class Letters:
 
 
 def _list(client: Client, path: str) -> list[dict[str, Any]]:
-    with httpx.Client(base_url=client.url, trust_env=False) as http:
-        answer = http.get(path, params={"limit": "200"})
+    answer = WEB.get(f"{client.url}{path}", params={"limit": "200"})
     assert answer.status_code == 200, answer.text
     found: list[dict[str, Any]] = answer.json()["tasks"]
     return found

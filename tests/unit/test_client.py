@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
+import httpx
 import msgspec
 import pytest
 from scripted import TASK_ID, ScriptedGateway
@@ -23,6 +24,7 @@ from mayfly.client import (
     calls,
     submission,
 )
+from mayfly.client.transport import of_place
 from mayfly.client.wire import Answer, Pause, Request
 from mayfly.task import Status
 
@@ -660,6 +662,20 @@ def test_a_proxy_of_the_environment_is_not_asked_for_loopback(
     gateway.answer("GET /workers", {"workers": []})
     with Client(gateway.url) as client:
         assert client.workers() == ()
+
+
+@pytest.mark.parametrize(
+    ("url", "verifies"),
+    [
+        ("http://127.0.0.1:8080", False),
+        ("http://localhost", False),
+        ("https://127.0.0.1:8443", True),
+        ("http://10.1.2.3", True),
+        ("https://gateway.example", True),
+    ],
+)
+def test_certificates_are_verified_wherever_tls_could_be_spoken(url: str, verifies: bool) -> None:
+    assert of_place(httpx.URL(url))["verify"] is verifies
 
 
 # --- asyncio: the same calls, driven otherwise

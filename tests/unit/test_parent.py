@@ -1,5 +1,6 @@
 """What the process that forks tasks does about a child's end."""
 
+import errno
 import os
 import signal
 import socket
@@ -24,12 +25,28 @@ class Watching:
         self.relay, self._control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._children: dict[int, Any] = {}
         self._parent = parent
+        self.started: list[int] = []
+        self.unforkable: set[int] = set()
         self.watched: list[int] = []
         self.told: list[bytes] = []
 
     def hears_of_a_signal(self, child: int, number: int) -> None:
         self.relay.send(self._parent.PACKET.pack(b"K", child) + number.to_bytes(4, "big"))
         self._parent.Parent._hear(self)
+
+    def is_asked_for(self, *children: int) -> None:
+        for child in children:
+            self.relay.send(self._parent.PACKET.pack(b"S", child))
+
+    def _spawn(self, number: int, descriptors: list[int]) -> Any:
+        return self._parent.Parent._spawn(self, number, descriptors)
+
+    def _start(self, number: int, descriptors: list[int], channel: tuple[int, int]) -> Any:
+        assert not self.watched, "those that were forked are seen to before all are"
+        if number in self.unforkable:
+            raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        self.started.append(number)
+        return self._parent.Child(number, 100 + number, 200 + number)
 
     def _unwatch(self, child: Any) -> None: ...
 
@@ -74,3 +91,36 @@ def test_a_signal_reaches_a_child_that_runs(
     watching._children[7] = parent.Child(7, 123, 124)
     watching.hears_of_a_signal(7, signal.SIGTERM)
     assert signalled == [(123, signal.SIGTERM)]
+
+
+def test_children_are_forked_in_a_row_and_one_that_cannot_be_holds_up_none(
+    parent: ModuleType, watching: Watching
+) -> None:
+    watching.unforkable = {2}
+    watching.is_asked_for(1, 2, 3)
+    parent.Parent._hear(watching)
+    assert (watching.started, watching.told) == ([1, 3], [b"L"])
+    assert watching.watched == [101, 103]
+    assert list(watching._children) == [1, 3]
+
+
+def test_a_signal_reaches_a_child_that_was_forked_in_the_same_row(
+    parent: ModuleType, watching: Watching, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    signalled: list[tuple[int, int]] = []
+    monkeypatch.setattr(parent, "KILL", lambda pid, number: signalled.append((pid, number)))
+    watching.is_asked_for(1)
+    watching.hears_of_a_signal(1, signal.SIGTERM)
+    assert (signalled, watching.watched) == ([(101, signal.SIGTERM)], [101])
+
+
+def test_no_more_are_forked_in_a_row_than_ended_ones_can_wait_for(
+    parent: ModuleType, watching: Watching
+) -> None:
+    asked_for = range(parent.IN_A_ROW + 1)
+    watching.is_asked_for(*asked_for)
+    parent.Parent._hear(watching)
+    assert watching.started == [*asked_for[:-1]]
+    watching.watched.clear()
+    parent.Parent._hear(watching)
+    assert watching.started == [*asked_for]
