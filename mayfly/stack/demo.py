@@ -13,6 +13,7 @@ from mayfly.build import function_folders
 from mayfly.errors import FunctionError
 from mayfly.example import JSON, Example, read_examples
 from mayfly.stack.mail import messages
+from mayfly.stack.services import client_of
 from mayfly.stack.stack import Stack
 
 PATIENCE: Final = 120.0
@@ -28,9 +29,7 @@ async def run_examples(stack: Stack) -> bool:
     demo = Demo(stack)
     passed = []
     headers = {"authorization": f"Bearer {stack.admin_key}"} if stack.admin_key else {}
-    async with httpx.AsyncClient(
-        base_url=stack.gateway, headers=headers, timeout=60, trust_env=False
-    ) as http:
+    async with client_of(stack.gateway, timeout=60, headers=headers) as http:
         for folder in function_folders(stack.functions):
             try:
                 examples = read_examples(folder)

@@ -16,6 +16,21 @@ GATEWAYS_OWN: Final = ("MAYFLY_ADMIN_KEY", "MAYFLY_JWT_SECRET")
 """Secrets that a dispatcher has no use for."""
 
 
+def client_of(url: str, *, timeout: float, headers: Mapping[str, str] | None = None) -> httpx.AsyncClient:
+    """To speak with one of the services below; `timeout` is in seconds.
+
+    They speak no TLS themselves, so no certificates are read: for each look at one that starts, that would
+    take most of the time.
+    """
+    return httpx.AsyncClient(
+        base_url=url,
+        headers=headers,
+        timeout=timeout,
+        trust_env=False,
+        verify=False,  # noqa: S501  # nosec B501
+    )
+
+
 class Service(Part):
     """A service that tells over HTTP whether it is ready."""
 
@@ -49,9 +64,8 @@ class Service(Part):
 
     async def probe(self, settings: Settings) -> None:
         try:
-            # It is spoken to without TLS: to read certificates for each look would take most of its time.
-            async with httpx.AsyncClient(timeout=5, trust_env=False, verify=False) as client:  # noqa: S501
-                answer = await client.get(self.url + self.path)
+            async with client_of(self.url, timeout=5) as client:
+                answer = await client.get(self.path)
         except httpx.HTTPError as error:
             raise StackError(f"{self.path} does not answer: {error or type(error).__name__}") from error
         if answer.status_code != httpx.codes.OK:
