@@ -39,7 +39,6 @@ PACKET = struct.Struct("!cI")
 INT = struct.Struct("i")
 ANCILLARY = _socket.CMSG_SPACE(3 * INT.size)
 """Bytes for three descriptors."""
-DONT_WAIT = _socket.MSG_DONTWAIT
 IN_A_ROW = 16
 """At most so many packets are read one after another, lest children that have ended wait behind them all."""
 REHEARSALS = 20
@@ -165,7 +164,7 @@ class Parent:
         born = []
         for _ in range(IN_A_ROW):
             try:
-                packet, ancillary, _, _ = self._control.recvmsg(64, ANCILLARY, DONT_WAIT)
+                packet, ancillary, _, _ = self._control.recvmsg(64, ANCILLARY, _socket.MSG_DONTWAIT)
             except BlockingIOError:
                 break
             if not packet:
