@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from mayfly.client.errors import ApiError, UnexpectedAnswer, kind_of
+from mayfly.client.errors import ApiError, ClientError, UnexpectedAnswer, kind_of
 from mayfly.client.models import Task
 from mayfly.client.submission import TaskOptions, said_of, send_once
 from mayfly.client.wire import (
@@ -135,7 +135,9 @@ class Payloads:
 
 def submit(lines: Sequence[bytes], own: str | None, *, idempotent: bool = True) -> Call[list[Submitted]]:
     """Under a key, the caller's `own` or one that is made here, as `submission.submit` has it: what could
-    not be accepted for want of the log, say, is tried again with the rest, which makes no second task."""
+    not be accepted for want of the log, say, is tried again with the rest, which makes no second task. Once
+    the gateway has answered for each task, a key that was made here is not let go of either: some of them
+    are there under it."""
     request = Request(
         "POST",
         "/tasks/batch",
@@ -146,14 +148,21 @@ def submit(lines: Sequence[bytes], own: str | None, *, idempotent: bool = True) 
     if not idempotent:
         answer = yield from send(request)
         return _submitted(decode(answer.body, _Answer), len(lines))
-    made = own or str(uuid.uuid4())
-    for pause in (*RETRY_PAUSES, None):
-        answer, keyed = yield from send_once(request, own, made)
-        said = decode(answer.body, _Answer)
-        if pause is None or not keyed or not any(item.status == 503 for item in said.items):
+    key = own or str(uuid.uuid4())
+    answer, keyed = yield from send_once(request, own, key)
+    said = decode(answer.body, _Answer)
+    for pause in RETRY_PAUSES if keyed else ():
+        if not any(item.status == 503 for item in said.items):
             break
         yield Pause(pause)
-    return _submitted(said, len(lines), made if keyed else None)
+        try:
+            answer, _ = yield from send_once(request, key)
+        except ClientError as error:
+            if error.idempotency_key is None:  # nothing came of this try: what was said before holds
+                break
+            raise
+        said = decode(answer.body, _Answer)
+    return _submitted(said, len(lines), key if keyed else None)
 
 
 def get(batch_id: str, status: Status | None = None) -> Call[Batch]:

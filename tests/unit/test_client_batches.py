@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from scripted import TASK_ID, ScriptedGateway
 
-from mayfly.client import ApiError, Client, TaskFailed, WaitTimeout
+from mayfly.client import ApiError, Client, TaskFailed, UnexpectedAnswer, WaitTimeout
 from mayfly.client.batches import CHUNK_BYTES, Payloads
 from mayfly.task import Status
 
@@ -15,6 +15,7 @@ BATCH = "01939c1a-0000-7000-8000-0000000000ba"
 INVOKE = "POST /functions/echo/invoke"
 ACCEPTED = {"status": 202, "task": {"taskId": TASK_ID, "status": "QUEUED"}}
 REFUSED = {"status": 422, "problem": {"code": "invalid_payload", "detail": "no", "field": "payload.n"}}
+UNTRIED = {"status": 503, "problem": {"code": "read_model_unavailable", "detail": "not tried"}}
 IN_DOUBT = {"status": 503, "problem": {"code": "log_unavailable", "detail": "perhaps", "taskId": TASK_ID}}
 
 
@@ -80,6 +81,29 @@ def test_an_item_that_stays_in_doubt_has_the_key(gateway: ScriptedGateway, clien
     assert doubtful.error.task_id == TASK_ID
     assert doubtful.error.idempotency_key == gateway.requests[-1].headers["idempotency-key"]
     assert len(gateway.requests) == 3
+
+
+def test_without_redis_the_key_is_kept_once_some_were_accepted(
+    gateway: ScriptedGateway, client: Client
+) -> None:
+    answer(gateway, ACCEPTED, UNTRIED)
+    gateway.refuse("POST /tasks/batch", 503, "read_model_unavailable", "Redis is away")
+    first, second = client.submit_many("echo", [1, 2])
+    assert first.accepted().task_id == TASK_ID
+    assert second.error is not None
+    assert second.error.code == "read_model_unavailable"
+    assert len(gateway.requests) > 1
+    assert len({one.headers["idempotency-key"] for one in gateway.requests}) == 1
+
+
+def test_a_further_try_that_may_have_made_tasks_is_an_error_with_the_key(
+    gateway: ScriptedGateway, client: Client
+) -> None:
+    answer(gateway, ACCEPTED, UNTRIED)
+    gateway.answer("POST /tasks/batch", b"a proxy gave up", 502)
+    with pytest.raises(UnexpectedAnswer) as caught:
+        list(client.submit_many("echo", [1, 2]))
+    assert caught.value.idempotency_key == gateway.requests[0].headers["idempotency-key"]
 
 
 def test_without_redis_a_key_of_the_clients_own_is_let_go(gateway: ScriptedGateway, client: Client) -> None:
