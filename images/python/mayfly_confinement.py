@@ -83,6 +83,7 @@ def _plan(options: dict, filter: kernel.Filter, failure: int):
         yield "dropping rights", call
     yield "dropping rights", filter.putting_on()
     yield "dropping rights", (reseed, ())
+    yield "unblocking signals", kernel.unblocking()
     yield "closing descriptors", (os.close, (failure,))
 
 

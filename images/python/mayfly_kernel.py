@@ -35,7 +35,7 @@ _libc = ctypes.PyDLL(None, use_errno=True)
 # page more that a child gets a copy of. So an int has to fit 32 bits; an address goes as bytes or `c_void_p`.
 _clone, _mount, _prctl, _unshare, _setns = _libc.clone, _libc.mount, _libc.prctl, _libc.unshare, _libc.setns
 _capset, _socket, _ioctl = _libc.capset, _libc.socket, _libc.ioctl
-_wait4, _srandom, _srand48 = _libc.wait4, _libc.srandom, _libc.srand48
+_wait4, _srandom, _srand48, _sigprocmask = _libc.wait4, _libc.srandom, _libc.srand48, _libc.sigprocmask
 
 _LOOPBACK_UP = struct.pack("16sh22x", b"lo", 1)
 """A struct ifreq: the name, and IFF_UP."""
@@ -43,6 +43,10 @@ _HEADER, _NO_CAPABILITIES = struct.pack("Ii", 0x20080522, 0), bytes(24)
 _STACK = ctypes.create_string_buffer(16384)
 _TOP = ctypes.c_void_p((ctypes.addressof(_STACK) + len(_STACK)) & ~15)
 _PAUSE = _libc.pause
+_BLOCK, _SET = 0, 2
+_NO_SIGNALS, _ALL_SIGNALS = bytes(128), b"\xff" * 128
+_MASK = ctypes.create_string_buffer(128)
+"""The signals that were blocked before all were."""
 _STATUS, _USAGE = ctypes.create_string_buffer(4), ctypes.create_string_buffer(144)
 _INT, _LONG = struct.Struct("i"), struct.Struct("l")
 _PEAK = 32
@@ -76,12 +80,22 @@ def dropping_capabilities() -> list[Call]:
     return [(of_each_capability, (DROP_BOUNDING,)), (_capset, (_HEADER, _NO_CAPABILITIES))]
 
 
+def block_signals() -> None:
+    """All that can be blocked, until a child does what `unblocking` says."""
+    make((_sigprocmask, (_SET, _ALL_SIGNALS, _MASK)))
+
+
+def unblocking() -> Call:
+    return _sigprocmask, (_SET, _MASK, None)
+
+
 def harmless() -> list[Call]:
     """One of each kind that a process can make as often as it likes."""
     return [
         (_prctl, (GET_DUMPABLE, 0, 0, 0, 0)),
         (write, ("/dev/null", b"")),
         (of_each_capability, (READ_BOUNDING,)),
+        (_sigprocmask, (_BLOCK, _NO_SIGNALS, None)),
     ]
 
 
@@ -127,7 +141,8 @@ def start_pause() -> int:
     """A process that does nothing until it is killed: the first of a new pid namespace. Its pid.
 
     It shares this one's memory, and so costs a tenth of a fork: all that it runs is `pause`, on a stack of
-    its own. (That stack serves them all, for each writes the same to it.)
+    its own. (That stack serves them all, for each writes the same to it.) Its task may send it signals, and
+    what handles one would run in this memory: they have to be blocked before.
     """
     pid = _clone(_PAUSE, _TOP, CLONE_VM | SIGCHLD, None)
     _check(min(pid, 0))

@@ -6,7 +6,8 @@ of that, for only in one of its own can it choose the namespace of its next chil
 
 A child is the second process of its pid namespace. The first one only pauses, so that signals and exit codes
 are for the handler what they are anywhere (the kernel shields a first process from its own signals), and is
-killed when the handler's process has ended: with it goes all that is left.
+killed when the handler's process has ended: with it goes all that is left. It has the parent's memory, so all
+signals that a task could send it are blocked: only the parent's SIGKILL ends it.
 
 To and from the relay go packets: a kind, the child's number, and what the kind says.
 
@@ -21,6 +22,7 @@ To and from the relay go packets: a kind, the child's number, and what the kind 
 import _signal
 import _socket
 import _thread
+import errno
 import gc
 import os
 import resource
@@ -41,6 +43,8 @@ ANCILLARY = _socket.CMSG_SPACE(3 * INT.size)
 """Bytes for three descriptors."""
 IN_A_ROW = 16
 """At most so many packets are read one after another, lest children that have ended wait behind them all."""
+PASSING = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
+"""What says nothing about the machine: another parent may have more luck."""
 REHEARSALS = 20
 """As often as an interpreter must see a function before it makes it faster."""
 TASK = (
@@ -70,7 +74,11 @@ def main(options: dict, control: _socket.socket, log: int) -> None:
         os.setsid()
         parent = Parent(control, options)
     except (OSError, Unconfined) as error:
-        control.send(PACKET.pack(b"F", 0) + str(error).encode())
+        cause = error.__cause__ or error
+        if isinstance(cause, OSError) and cause.errno in PASSING:
+            os.write(2, str(error).encode())
+        else:
+            control.send(PACKET.pack(b"F", 0) + str(error).encode())
         os._exit(1)
     parent.load()
     parent.run()
@@ -123,6 +131,8 @@ class Parent:
         # After all that may still have printed: what waits here would be each child's to print.
         bootstrap.flush()
         gc.freeze()
+        # From here on there are tasks. A child has them as the import left them, once it is confined.
+        kernel.block_signals()
         self._tell(b"R")
 
     def run(self) -> None:
@@ -140,6 +150,8 @@ class Parent:
         status = WAIT(child.pid, 0)[1]
         KILL(child.first, _signal.SIGKILL)
         WAIT(child.first, 0)
+        if os.WIFSIGNALED(status) and os.WTERMSIG(status) == _signal.SIGKILL:
+            raise OSError(errno.ENOMEM, "a first child was killed")
         if status:
             raise Unconfined(self._why())
 
