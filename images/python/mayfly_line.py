@@ -26,6 +26,8 @@ class Line:
         self.peak = 0
         """Bytes of memory that its largest process has had."""
         self.started = False
+        self.oom_kills = 0
+        """How many processes had been killed for the container's memory when it was started."""
 
 
 def exit_code(status: int) -> int:

@@ -79,7 +79,9 @@ class Relay:
         self._unsent = bytearray()
         self._lines: dict[int, Line] = {}
         self._by_descriptor: dict[int, Line] = {}
-        self._killed = mayfly_memory.oom_kills()
+        self._memory_events = mayfly_memory.open_events()
+        self._oom_kills = self._count_oom_kills()
+        """Before the import."""
         self._epoll = select.epoll()
         # Within the other one, so that all children can be left unread at once.
         self._outputs = select.epoll()
@@ -194,6 +196,7 @@ class Relay:
             os.set_blocking(descriptor, False)
             self._by_descriptor[descriptor] = line
         line.started = True
+        line.oom_kills = self._count_oom_kills()
         self._set_reading(line, True)
         self._packets.send(PACKET.pack(b"S", line.number), (theirs_in, theirs_out, theirs_err))
         self._feed(line)
@@ -303,17 +306,15 @@ class Relay:
         self._close_stdin(line)
         del self._lines[line.number]
         code = exit_code(line.status)
-        if code != 128 + KILLED or line.killed or not self._out_of_memory():
+        if code != 128 + KILLED or line.killed or self._count_oom_kills() == line.oom_kills:
             self._say(b"X", line.number, bytes((code, 0)))
         elif line.peak >= self._memory // 2:
             self._say(b"X", line.number, bytes((code, 1)))
         else:
             self._say(b"L", line.number, b"it was killed for the memory that its siblings took")
 
-    def _out_of_memory(self) -> bool:
-        """Whether the kernel has killed for memory since this was last asked."""
-        before, self._killed = self._killed, mayfly_memory.oom_kills()
-        return self._killed > before
+    def _count_oom_kills(self) -> int:
+        return mayfly_memory.oom_kills_in(self._memory_events)
 
     # --- the parent
 
@@ -365,7 +366,7 @@ class Relay:
         if not self._ready:
             self._read_log()
             os.write(2, self._import_log[-LAST_WORDS:])  # for children that are asked for only now
-            out_of_memory = code == 128 + KILLED and self._out_of_memory()
+            out_of_memory = code == 128 + KILLED and self._count_oom_kills() > self._oom_kills
             for line in self._lines.values():
                 self._tell_import_log(line)
                 self._say(b"X", line.number, bytes((code, out_of_memory)))

@@ -19,7 +19,8 @@ PATIENCE = 60.0
 RELAY = """
 import os, socket, sys
 sys.path.insert(0, sys.argv[1])
-import mayfly_relay
+import mayfly_memory, mayfly_relay
+mayfly_memory.EVENTS = (sys.argv[4],)
 control = socket.socket(fileno=int(sys.argv[2]))
 parent = os.fork()
 if parent == 0:
@@ -44,12 +45,23 @@ class Child:
 class Stage:
     """The relay's process; the test is its dispatcher, its parent, and the parent's children."""
 
-    def __init__(self) -> None:
+    def __init__(self, directory: Path) -> None:
+        self._memory_events = directory / "memory.events"
+        self.kernel_kills(0)
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         log, self.log = os.pipe()
         folder = Path(python_files()["mayfly_relay.py"]).parent
         self.process = subprocess.Popen(
-            [sys.executable, "-I", "-c", RELAY, str(folder), str(theirs.fileno()), str(log)],
+            [
+                sys.executable,
+                "-I",
+                "-c",
+                RELAY,
+                str(folder),
+                str(theirs.fileno()),
+                str(log),
+                str(self._memory_events),
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             pass_fds=(theirs.fileno(), log),
@@ -100,9 +112,13 @@ class Stage:
         self.children.append(child)
         return child
 
-    def exit(self, child: Child, status: int = 0) -> None:
+    def exit(self, child: Child, status: int = 0, *, peak_mib: int = 1) -> None:
         child.close()
-        self.tell(b"X", child.number, struct.pack("!II", status, 1024))
+        self.tell(b"X", child.number, struct.pack("!II", status, peak_mib << 10))
+
+    def kernel_kills(self, count: int) -> None:
+        """So many processes of the container, so far, for its memory."""
+        self._memory_events.write_text(f"oom 9\noom_kill {count}\noom_group_kill 9\n")
 
     def close(self) -> None:
         self.process.kill()
@@ -118,8 +134,8 @@ class Stage:
 
 
 @pytest.fixture
-def stage() -> Iterator[Stage]:
-    stage = Stage()
+def stage(tmp_path: Path) -> Iterator[Stage]:
+    stage = Stage(tmp_path)
     try:
         yield stage
     finally:
@@ -278,6 +294,27 @@ def test_an_import_that_ends_the_process_is_every_waiting_childs_exit(stage: Sta
     frames = [stage.hear() for _ in range(3)]
     assert frames == [(b"E", 1, b"boom\n"), (b"X", 1, bytes((7, 0))), (b"X", 2, bytes((7, 0)))]
     assert stage.process.wait(PATIENCE) == 7
+
+
+def test_each_of_those_that_the_kernel_killed_for_memory_is_told_so(stage: Stage) -> None:
+    stage.ready()
+    large, small = stage.child(1), stage.child(2)
+    stage.kernel_kills(2)
+    stage.exit(large, 9, peak_mib=60)
+    stage.exit(small, 9, peak_mib=2)
+    ends = stage.hear(), stage.hear()
+    assert [(end.kind, end.line) for end in ends] == [(b"X", 1), (b"L", 2)]
+    assert ends[0].body == bytes((137, 1))
+
+
+def test_what_the_kernel_killed_before_a_child_was_started_is_not_its_end(stage: Stage) -> None:
+    stage.ready()
+    before = stage.child(1)
+    stage.kernel_kills(1)
+    stage.exit(before, 1 << 8)
+    assert stage.hear().body == bytes((1, 0)), "its own child was killed, and it told of that"
+    stage.exit(stage.child(2), 9, peak_mib=60)
+    assert stage.hear().body == bytes((137, 0)), "it has killed itself"
 
 
 def test_it_ends_when_the_dispatcher_hangs_up(stage: Stage) -> None:
