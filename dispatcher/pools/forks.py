@@ -19,6 +19,7 @@ from mayfly.function import Limits
 MAX_FORKS: Final = 20_000
 MAX_AGE_SECONDS: Final = 3600.0
 """How many children a parent has, and how long it lives, before another takes its place."""
+REFUSED_SECONDS: Final = 60.0
 BASE_MIB: Final = 64
 """Memory of a container for the parent itself, beside its tasks'."""
 CHILD_MIB: Final = 8
@@ -44,7 +45,7 @@ class Forks:
     """A `Supply` of forks. A container has at most `at_once` children; beyond that another is launched.
 
     `make` also raises `IsolationRefused` where this machine does not let a container confine them; `refusal`
-    then says why, and nothing is tried again.
+    then says why. It is tried again `REFUSED_SECONDS` later, for somebody may have mended that.
     """
 
     def __init__(
@@ -64,25 +65,38 @@ class Forks:
         self._nurseries: list[Nursery] = []
         self._launching: asyncio.Task[Nursery] | None = None
         self._closed = False
-        self.refusal: str | None = None
+        self._refusal: str | None = None
+        self._refused_at = 0.0
 
     @property
     def memory_mib(self) -> int:
         return CHILD_MIB
+
+    @property
+    def refusal(self) -> str | None:
+        """Why this machine does not let a container confine its tasks, as far as that is known."""
+        is_known = time.monotonic() < self._refused_at + REFUSED_SECONDS
+        return self._refusal if is_known else None
 
     def at_hand(self) -> Sandbox | None:
         nursery = None if self.refusal is not None else self._with_room()
         return None if nursery is None else nursery.make()
 
     async def make(self) -> Sandbox:
-        if self.refusal is not None:
-            raise IsolationRefused(self.refusal)
+        if (refusal := self.refusal) is not None:
+            raise IsolationRefused(refusal)
         return (await self._nursery()).make()
 
     async def rest(self) -> None:
         """Remove the containers that have no child: the function is not in use."""
         for nursery in [nursery for nursery in self._nurseries if not nursery.lines]:
             await nursery.retire()
+
+    def idle(self, seconds: float) -> int:
+        """What waits unseen are containers, and no sandboxes."""
+        return 0
+
+    def shed(self) -> None: ...
 
     async def close(self) -> None:
         self._closed = True
@@ -126,7 +140,7 @@ class Forks:
             except BaseException as error:
                 await nursery.remove()
                 if isinstance(error, IsolationRefused):
-                    self.refusal = str(error)
+                    self._refusal, self._refused_at = str(error), time.monotonic()
                 raise
         finally:
             self._launching = None

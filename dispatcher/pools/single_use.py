@@ -42,6 +42,11 @@ class SingleUse:
     async def rest(self) -> None:
         """There is nothing that its pool does not see."""
 
+    def idle(self, seconds: float) -> int:
+        return 0
+
+    def shed(self) -> None: ...
+
     async def close(self) -> None:
         for once in list(self._made):
             await once.remove()

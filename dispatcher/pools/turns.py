@@ -8,6 +8,7 @@ removed with its container, so that one crash costs one task.
 import asyncio
 import time
 from dataclasses import replace
+from itertools import takewhile
 from typing import Final
 
 from dispatcher.frames import frame
@@ -62,8 +63,12 @@ class Turns:
     async def make(self) -> Sandbox:
         while self._free:
             worker = self._free.pop()
-            if not self._is_old(worker) and await worker.ready():
-                return Turn(self, worker)
+            try:
+                if not self._is_old(worker) and await worker.ready():
+                    return Turn(self, worker)
+            except asyncio.CancelledError:
+                self._bury(worker)
+                raise
             await self.discard(worker)
         worker = Worker(await self._runtime.launch(self._spec), self._on_death)
         self._workers.add(worker)
@@ -77,6 +82,14 @@ class Turns:
         while self._free:
             await self.discard(self._free.pop())
 
+    def idle(self, seconds: float) -> int:
+        """The youngest is taken first, so those are the first ones."""
+        now = time.monotonic()
+        return sum(1 for _ in takewhile(lambda worker: now - worker.free_since >= seconds, self._free))
+
+    def shed(self) -> None:
+        self._bury(self._free.pop(0))
+
     async def close(self) -> None:
         self._closed = True
         self._free.clear()
@@ -89,6 +102,7 @@ class Turns:
         if self._closed or worker.dead or self._is_old(worker):
             await self.discard(worker)
         else:
+            worker.free_since = time.monotonic()
             self._free.append(worker)
 
     async def discard(self, worker: Worker) -> None:
@@ -102,9 +116,12 @@ class Turns:
     def _on_death(self, worker: Worker) -> None:
         if worker in self._free:
             self._free.remove(worker)
-            burial = asyncio.create_task(self.discard(worker))
-            self._burials.add(burial)
-            burial.add_done_callback(self._burials.discard)
+            self._bury(worker)
+
+    def _bury(self, worker: Worker) -> None:
+        burial = asyncio.create_task(self.discard(worker))
+        self._burials.add(burial)
+        burial.add_done_callback(self._burials.discard)
 
 
 class Turn:

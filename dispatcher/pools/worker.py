@@ -21,6 +21,8 @@ class Worker:
         self.sandbox = sandbox
         self.log = Log(sandbox.stderr)
         self.born = time.monotonic()
+        self.free_since = self.born
+        """When it came back from its last turn."""
         self.turns = 0
         self.dead = False
         self.is_ready = False

@@ -285,7 +285,9 @@ class Stricter:
         return await self._runtime.launch(replace(spec, use=Use.ONCE))
 
 
-async def test_a_machine_that_forbids_it_is_refused_once_and_for_all(sandboxes, docker_engine):
+async def test_a_machine_that_forbids_it_is_refused_and_asked_again_later(
+    sandboxes, docker_engine, monkeypatch
+):
     runtime = Stricter(sandboxes.runtime)
     supply = Forks(runtime, sandboxes.spec())
     for _ in range(2):
@@ -293,4 +295,8 @@ async def test_a_machine_that_forbids_it_is_refused_once_and_for_all(sandboxes, 
             await supply.make()
     assert runtime.launched == 1
     assert "making a user namespace" in supply.refusal
+    monkeypatch.setattr("dispatcher.pools.forks.REFUSED_SECONDS", 0.0)
+    with pytest.raises(IsolationRefused):
+        await supply.make()
+    assert runtime.launched == 2
     await supply.close()

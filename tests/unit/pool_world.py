@@ -66,6 +66,8 @@ class Supplied:
         self._spec = spec
         self.closed = False
         self.rested = 0
+        self.waited: list[float] = []
+        """For how long its workers that are back have waited, seconds, the longest first."""
         runtime.supplies.append(self)
 
     @property
@@ -79,6 +81,12 @@ class Supplied:
 
     async def rest(self) -> None:
         self.rested += 1
+
+    def idle(self, seconds: float) -> int:
+        return sum(waited >= seconds for waited in self.waited)
+
+    def shed(self) -> None:
+        self.waited.pop(0)
 
     async def close(self) -> None:
         self.closed = True

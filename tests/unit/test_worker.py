@@ -3,9 +3,10 @@
 import asyncio
 
 import pytest
-from pool_world import Scripted
+from pool_world import Engine, Scripted, until
 
 from dispatcher.pools import worker as of_workers
+from dispatcher.pools.turns import Turns
 from dispatcher.pools.worker import ARMED, Worker
 from dispatcher.runtimes.base import SandboxSpec
 
@@ -47,3 +48,35 @@ async def test_what_is_ready_too_late_stays_dead(monkeypatch: pytest.MonkeyPatch
     sandbox.says(ARMED)
     assert not worker.is_ready
     assert deaths == [worker]
+
+
+# --- those that wait for a turn
+
+
+async def test_one_that_was_to_have_a_turn_which_nobody_wants_any_more_goes() -> None:
+    engine = Engine()
+    supply = Turns(engine, SandboxSpec("i", task_id="", function="f"))  # type: ignore[arg-type]
+    await (await supply.make()).remove()
+    worker, sandbox = resting([])
+    await supply.give_back(worker)
+    making = asyncio.create_task(supply.make())
+    await until(lambda: supply.free == 0)
+    making.cancel()
+    await until(lambda: sandbox.removed)
+    await supply.close()
+
+
+async def test_those_that_have_waited_longest_are_shed_first() -> None:
+    supply = Turns(Engine(), SandboxSpec("i", task_id="", function="f"))  # type: ignore[arg-type]
+    workers = [resting([]) for _ in range(3)]
+    for worker, _ in workers:
+        await supply.give_back(worker)
+    workers[0][0].free_since -= 30
+    workers[1][0].free_since -= 20
+    assert [supply.idle(seconds) for seconds in (25, 15, 0)] == [1, 2, 3]
+    supply.shed()
+    await until(lambda: workers[0][1].removed)
+    assert not workers[1][1].removed
+    assert supply.idle(15) == 1
+    await supply.close()
+    await supply.rest()
