@@ -173,7 +173,7 @@ def _answer(sending: _Sending, stopped: Problem | None) -> Response:
     }
     headers = {}
     if stopped is not None:
-        body["stopped"] = {"code": stopped.code, "detail": stopped.detail}
+        body["stopped"] = {"status": stopped.status, "code": stopped.code, "detail": stopped.detail}
         # The rest of the body is not waited for, so the connection is of no further use.
         headers["connection"] = "close"
     return json_response(body, 200, headers)

@@ -27,6 +27,7 @@ class BatchItem(_Model):
 class Stopped(_Model):
     """Why the body was not read to its end."""
 
+    status: int = Field(description="What it would have been answered if nothing had been accepted.")
     code: str
     detail: str
 

@@ -8,11 +8,11 @@ from starlette.requests import HTTPConnection, Request
 
 from gateway.errors import Problem
 from gateway.scope import values
+from mayfly.task import IDEMPOTENCY_KEY
 
 MAX_WAIT_SECONDS: Final = 60
 MAX_LIMIT: Final = 200
 _SECONDS: Final = re.compile(r"[0-9]{1,2}(\.[0-9]{1,3})?")
-_KEY: Final = re.compile(r"[\x20-\x7e]{1,200}")
 _COUNT: Final = re.compile(r"[0-9]{1,4}")
 
 
@@ -54,7 +54,7 @@ def idempotency_key(request: Request) -> str | None:
     keys = values(request.scope, b"idempotency-key")
     if not keys:
         return None
-    if len(keys) > 1 or not _KEY.fullmatch(key := keys[0].decode("latin-1")):
+    if len(keys) > 1 or not IDEMPOTENCY_KEY.fullmatch(key := keys[0].decode("latin-1")):
         detail = "Idempotency-Key is given once: 1 to 200 printable characters of ASCII."
         raise Problem("invalid_header", detail, field="Idempotency-Key")
     return key

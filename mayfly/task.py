@@ -21,6 +21,7 @@ DEFAULT_TENANT: Final = "default"
 """Whose everything is where nobody is asked who they are. Its admins are the operators: they alone may do
 what concerns every tenant."""
 TENANT: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+IDEMPOTENCY_KEY: Final = re.compile(r"[\x20-\x7e]{1,200}")
 REDRIVE: Final = "redrive"
 """In place of a tenant, in the ids of redriven tasks: whoever redrives a letter twice gets one task. No
 tenant has that name, or its keys would make the ids of others' tasks."""

@@ -39,7 +39,7 @@ from mayfly.cli.output import FAILED, INTERRUPTED, UNREACHABLE, USAGE, fail
 from mayfly.errors import MayflyError
 
 if TYPE_CHECKING:
-    from mayfly.client import ApiError
+    from mayfly.client import ClientError
 
 HELP: Final = (
     "Run functions on short-lived containers: one task, one short life.\n\n"
@@ -63,21 +63,24 @@ class Commands(TyperGroup):
             raise typer.Exit(INTERRUPTED) from None
         except BrokenPipeError:
             raise
+        except ValueError as error:
+            # The client's word for what cannot be asked for.
+            if "MAYFLY_DEBUG" in os.environ:
+                raise
+            fail(str(error), code=USAGE)
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""
             fail(f"{where}{error.strerror or error}", code=FAILED)
 
 
 def _explain(error: MayflyError) -> NoReturn:
-    from mayfly.client import ApiError, Forbidden, TooManyRequests, Unauthenticated, Unreachable
+    from mayfly.client import ApiError, ClientError, Forbidden, TooManyRequests, Unauthenticated, Unreachable
     from mayfly.errors import SettingsError, StackError
 
     match error:
-        case Unreachable(idempotency_key=str(key)):
-            hint = f"the task may have been accepted; to have it once, repeat it with --key {key}"
-            fail(str(error), hint=hint, code=UNREACHABLE)
         case Unreachable():
-            fail(str(error), hint="`mayfly up` starts one on this machine", code=UNREACHABLE)
+            hint = _doubt(error) or "`mayfly up` starts one on this machine"
+            fail(str(error), hint=hint, code=UNREACHABLE)
         case Unauthenticated(code="wrong_password"):
             fail(f"refused: {error}", code=FAILED)
         case Unauthenticated():
@@ -96,7 +99,9 @@ def _explain(error: MayflyError) -> NoReturn:
         case ApiError(code="idempotency_conflict"):
             fail(f"refused: {error}", hint="another task needs another --key", code=FAILED)
         case ApiError():
-            fail(f"refused: {error} ({error.code})", code=FAILED)
+            fail(f"refused: {error} ({error.code})", hint=_doubt(error), code=FAILED)
+        case ClientError():
+            fail(str(error), hint=_doubt(error), code=FAILED)
         case StackError():
             fail(str(error), hint=f"to mend it: {error.mend}" if error.mend else None, code=FAILED)
         case SettingsError():
@@ -105,12 +110,13 @@ def _explain(error: MayflyError) -> NoReturn:
             fail(str(error), code=FAILED)
 
 
-def _doubt(error: "ApiError") -> str | None:
+def _doubt(error: "ClientError") -> str | None:
     """What to do about a task that may have been accepted."""
-    if not error.task_id:
-        return None
-    again = f", or repeat it with --key {error.idempotency_key}" if error.idempotency_key else ""
-    return f"task {error.task_id} may have been accepted: look with `mayfly get {error.task_id}`{again}"
+    task_id, key = error.task_id, error.idempotency_key
+    if task_id:
+        again = f", or repeat it with --key {key}" if key else ""
+        return f"task {task_id} may have been accepted: look with `mayfly get {task_id}`{again}"
+    return f"the task may have been accepted; to have it once, repeat it with --key {key}" if key else None
 
 
 def _version(wanted: bool) -> None:

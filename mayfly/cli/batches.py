@@ -35,36 +35,81 @@ def batch(
 
 
 def submit_lines(client: "Client", name: str, file: Path, options: "TaskOptions", *, as_json: bool) -> None:
-    """A task for each line of the file, whose payload it is. Prints their ids, in the lines' order."""
+    """A task for each line of the file, whose payload it is. Prints their ids, in the lines' order, and what
+    became of each line that was answered for, also where the rest could not be sent."""
+    told = _Told(as_json)
     numbers: list[int] = []
-    made = refused = 0
-    batches: list[str] = []
-    shown: list[dict[str, Any]] = []
-    submitted = client.submit_many(name, _payloads(file, numbers), chunk=CHUNK, **options)
-    for index, one in enumerate(submitted):
-        if one.batch_id and one.batch_id not in batches:
-            batches.append(one.batch_id)
-        made, refused = made + (one.error is None), refused + (one.error is not None)
-        if as_json:
-            shown.append(_plain(one, numbers[index]))
-        elif one.task is not None:
-            show(one.task.task_id)
-        if one.error is not None:
-            say(f"line {numbers[index]}: {one.error} ({one.error.code})")
-    if as_json:
-        show_json({"batches": batches, "tasks": shown})
-    say(f"{made} accepted, {refused} refused")
-    for one_batch in batches:
-        say(f"`mayfly batch {one_batch}` tells how far they are")
-    if refused:
+    try:
+        submitted = client.submit_many(name, _payloads(file, numbers), chunk=CHUNK, **options)
+        for index, one in enumerate(submitted):
+            told.tell(one, numbers[index])
+    except BaseException as error:
+        told.break_off(error)
+        raise
+    told.end()
+    if told.failed:
         raise typer.Exit(FAILED)
 
 
-def _plain(one: "Submitted", line: int) -> dict[str, Any]:
-    if one.task is not None:
-        return {"line": line, "taskId": one.task.task_id}
-    assert one.error is not None
-    return {"line": line, "code": one.error.code, "detail": one.error.detail}
+class _Told:
+    """What became of the lines so far."""
+
+    def __init__(self, as_json: bool) -> None:
+        self._last = 0
+        """The last line that was answered for."""
+        self._as_json = as_json
+        self._made = self._refused = self._doubtful = 0
+        self._batches: list[str] = []
+        self._shown: list[dict[str, Any]] = []
+
+    @property
+    def failed(self) -> bool:
+        return bool(self._refused or self._doubtful)
+
+    def tell(self, one: "Submitted", line: int) -> None:
+        self._last = line
+        if one.batch_id and one.batch_id not in self._batches:
+            self._batches.append(one.batch_id)
+        if one.task is not None:
+            self._made += 1
+            self._show(line, one.task.task_id)
+            return
+        assert one.error is not None
+        error, doubt = one.error, ""
+        if error.idempotency_key is None:
+            self._refused += 1
+        else:
+            self._doubtful += 1
+            which = f"task {error.task_id}" if error.task_id else "its task"
+            doubt = f"; {which} may have been accepted"
+        self._show(line, error.task_id, code=error.code, detail=error.detail)
+        say(f"line {line}: {error} ({error.code}){doubt}")
+
+    def _show(self, line: int, task_id: str | None, **problem: str) -> None:
+        if self._as_json:
+            self._shown.append({"line": line, **({"taskId": task_id} if task_id else {}), **problem})
+        elif task_id is not None and not problem:
+            show(task_id)
+
+    def break_off(self, error: BaseException) -> None:
+        """What ended it is not about the lines so far, whose tasks are there."""
+        if not self._last:
+            return
+        self.end()
+        once = ""
+        if key := getattr(error, "idempotency_key", None):
+            # That of one batch, and the lines so far are not of it.
+            once = f" with --key {key}, which makes none of them twice"
+            error.idempotency_key = None  # type: ignore[attr-defined]
+        say(f"the lines after line {self._last} were not answered for: submit them again{once}")
+
+    def end(self) -> None:
+        if self._as_json:
+            show_json({"batches": self._batches, "tasks": self._shown})
+        doubtful = f", {self._doubtful} in doubt" if self._doubtful else ""
+        say(f"{self._made} accepted, {self._refused} refused{doubtful}")
+        for one_batch in self._batches:
+            say(f"`mayfly batch {one_batch}` tells how far they are")
 
 
 def _payloads(file: Path, numbers: list[int]) -> Iterator[Any]:

@@ -180,7 +180,7 @@ def invoke(
 
 
 def _show_result(result: "Bytes", *, as_json: bool) -> None:
-    from mayfly.client.invocation import value_of
+    from mayfly.client.calls import value_of
 
     value = value_of(result)
     if as_json:

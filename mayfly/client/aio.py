@@ -172,7 +172,7 @@ class AsyncClient:
         self, function: str, payload: Any = None, *, wait: float | None = None, **options: Unpack[TaskOptions]
     ) -> Any:
         """See `Client.invoke`."""
-        return invocation.value_of(await self.invoke_bytes(function, payload, wait=wait, **options))
+        return calls.value_of(await self.invoke_bytes(function, payload, wait=wait, **options))
 
     async def invoke_bytes(
         self, function: str, payload: Any = None, *, wait: float | None = None, **options: Unpack[TaskOptions]

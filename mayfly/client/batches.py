@@ -13,8 +13,10 @@ from mayfly.client.errors import ApiError, ClientError, UnexpectedAnswer, kind_o
 from mayfly.client.models import Task
 from mayfly.client.submission import TaskOptions, said_of, send_once
 from mayfly.client.wire import (
+    LATER,
     NO_GATEWAY,
     RETRY_PAUSES,
+    Answer,
     Call,
     Pause,
     Request,
@@ -43,6 +45,8 @@ class Submitted:
 
     task: Task | None = None
     error: ApiError | None = None
+    """With an `idempotency_key` if the task may have been accepted nonetheless: that of the whole batch, so
+    that to submit all payloads of this one again with it, in their order, makes none of them twice."""
     batch_id: str | None = None
 
     def accepted(self) -> Task:
@@ -71,16 +75,25 @@ class _Problem(msgspec.Struct, frozen=True, rename="camel"):
     task_id: str | None = None
 
 
+class _Stopped(_Problem, frozen=True, rename="camel"):
+    status: int = 400
+
+
 class _Item(msgspec.Struct, frozen=True, rename="camel"):
     status: int
     task: Task | None = None
     problem: _Problem | None = None
 
+    @property
+    def doubtful(self) -> bool:
+        """A 503 that names a task is about one that may run."""
+        return self.status == 503 and self.problem is not None and self.problem.task_id is not None
+
 
 class _Answer(msgspec.Struct, frozen=True, rename="camel"):
     items: tuple[_Item, ...]
     batch_id: str | None = None
-    stopped: _Problem | None = None
+    stopped: _Stopped | None = None
 
 
 class Payloads:
@@ -145,24 +158,27 @@ def submit(lines: Sequence[bytes], own: str | None, *, idempotent: bool = True) 
         content=b"\n".join(lines),
         wait=WAIT_SECONDS,
     )
+    outcome = _Outcome(len(lines))
     if not idempotent:
-        answer = yield from send(request)
-        return _submitted(decode(answer.body, _Answer), len(lines))
+        outcome.learn((yield from send(request)))
+        return outcome.submitted()
     key = own or str(uuid.uuid4())
-    answer, keyed = yield from send_once(request, own, key)
-    said = decode(answer.body, _Answer)
-    for pause in RETRY_PAUSES if keyed else ():
-        if not any(item.status == 503 for item in said.items):
+    sent = yield from send_once(request, own, key)
+    outcome.learn(sent.answer)
+    in_doubt = sent.in_doubt
+    for pause in RETRY_PAUSES if sent.keyed else ():
+        if not outcome.unavailable:
             break
         yield Pause(pause)
         try:
-            answer, _ = yield from send_once(request, key)
+            sent = yield from send_once(request, key)
         except ClientError as error:
-            if error.idempotency_key is None:  # nothing came of this try: what was said before holds
+            if error.idempotency_key is None:  # nothing came of this try
                 break
             raise
-        said = decode(answer.body, _Answer)
-    return _submitted(said, len(lines), key if keyed else None)
+        outcome.learn(sent.answer)
+        in_doubt = in_doubt or sent.in_doubt
+    return outcome.submitted(key if sent.keyed else None, in_doubt=in_doubt)
 
 
 def get(batch_id: str, status: Status | None = None) -> Call[Batch]:
@@ -171,17 +187,42 @@ def get(batch_id: str, status: Status | None = None) -> Call[Batch]:
     return decode(answer.body, Batch)
 
 
-def _submitted(answer: _Answer, count: int, key: str | None = None) -> list[Submitted]:
-    found = [Submitted(item.task, _error(item, key), answer.batch_id) for item in answer.items[:count]]
-    if len(found) < count:
-        if answer.stopped is None:
-            raise UnexpectedAnswer(f"the answer has fewer items than the batch: {NO_GATEWAY}")
-        unread = ApiError(400, code=answer.stopped.code, detail=answer.stopped.detail)
-        found += [Submitted(error=unread)] * (count - len(found))
-    return found
+class _Outcome:
+    """What is known of each task of a batch, which may be sent several times. A task that was accepted is
+    there, whatever a later answer says, which may have been broken off before it came to that one."""
+
+    def __init__(self, tasks: int) -> None:
+        self._tasks = tasks
+        self._items: list[_Item] = []
+        self._batch_id: str | None = None
+
+    @property
+    def unavailable(self) -> bool:
+        """Whether something may be accepted if it is tried again."""
+        return any(item.status == 503 for item in self._items)
+
+    def learn(self, answer: Answer) -> None:
+        said = decode(answer.body, _Answer)
+        items = list(said.items[: self._tasks])
+        if len(items) < self._tasks:
+            if said.stopped is None:
+                raise UnexpectedAnswer(f"the answer has fewer items than the batch: {NO_GATEWAY}")
+            unread = _Item(said.stopped.status, problem=said.stopped)
+            items += [unread] * (self._tasks - len(items))
+        self._items = list(map(_settled, self._items or items, items))
+        self._batch_id = self._batch_id or said.batch_id
+
+    def submitted(self, key: str | None = None, *, in_doubt: bool = False) -> list[Submitted]:
+        """`in_doubt`: whether the batch went out once more than it was answered."""
+        return [Submitted(item.task, _error(item, key, in_doubt), self._batch_id) for item in self._items]
 
 
-def _error(item: _Item, key: str | None) -> ApiError | None:
+def _settled(before: _Item, now: _Item) -> _Item:
+    known = before.task is not None or (before.doubtful and not now.doubtful)
+    return before if known and now.task is None else now
+
+
+def _error(item: _Item, key: str | None, in_doubt: bool) -> ApiError | None:
     problem = item.problem
     if problem is None:
         return None
@@ -192,6 +233,6 @@ def _error(item: _Item, key: str | None) -> ApiError | None:
         field=problem.field,
         task_id=problem.task_id,
     )
-    if problem.task_id is not None and item.status == 503:
+    if item.doubtful or (in_doubt and item.status in LATER):
         error.idempotency_key = key
     return error

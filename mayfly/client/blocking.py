@@ -1,9 +1,11 @@
 """The client for threads: it does the I/O of `mayfly.client.calls`."""
 
+import contextlib
+import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar, Unpack
@@ -27,6 +29,7 @@ from mayfly.client.batches import Batch, Payloads, Submitted
 from mayfly.client.calls import Bytes, Filters
 from mayfly.client.dead_letters import DeadLetterFilters, Selection
 from mayfly.client.deployments import Catalog, Deployed, Traffic
+from mayfly.client.errors import WaitTimeout
 from mayfly.client.events import Change, ChangeStream, Event, EventStream, Resumed
 from mayfly.client.identity import Key, Limits, NewKey, Tenant, Tenants, Token, User
 from mayfly.client.models import FunctionInfo, Page, Purge, Rebuild, Redrive, Task, Worker
@@ -45,6 +48,8 @@ CONCURRENCY: Final = 200
 """Tasks of one `map` that are under way."""
 WATCHERS: Final = 16
 """Of those, the ones that are waited for at once: the oldest."""
+LOOK_SECONDS: Final = 2.0
+"""How long one of them is waited for before it is asked whether anybody still wants it."""
 
 
 class Client:
@@ -219,7 +224,7 @@ class Client:
         In one request where it ends within 30 s. Raises `TaskFailed` with the function's own error, and
         `WaitTimeout` after `wait` seconds; the task goes on then.
         """
-        return invocation.value_of(self.invoke_bytes(function, payload, wait=wait, **options))
+        return calls.value_of(self.invoke_bytes(function, payload, wait=wait, **options))
 
     def invoke_bytes(
         self, function: str, payload: Any = None, *, wait: float | None = None, **options: Unpack[TaskOptions]
@@ -239,6 +244,7 @@ class Client:
         gathered = Payloads(task_type, payloads, {})
         pool = ThreadPoolExecutor(min(concurrency, WATCHERS), thread_name_prefix="mayfly-map")
         waiting: deque[Future[Any]] = deque()
+        left = threading.Event()
         more = True
         try:
             while True:
@@ -248,17 +254,23 @@ class Client:
                     more = bool(lines)
                     if lines:
                         for one in self._drive(gathered.submit(lines)):
-                            waiting.append(pool.submit(self._result, one))
+                            waiting.append(pool.submit(self._result, one, left))
                         continue
                 if not waiting:
                     return
                 yield waiting.popleft().result()
         finally:
-            # A caller that leaves early, or meets a failure, does not wait for what is still under way.
+            # A caller that leaves early, or meets a failure, does not wait for what is still under way; nor
+            # does its process at its end, which waits for these threads.
+            left.set()
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def _result(self, submitted: Submitted) -> Any:
-        return self._drive(calls.result(submitted.accepted().task_id))
+    def _result(self, submitted: Submitted, left: threading.Event) -> Any:
+        task_id = submitted.accepted().task_id
+        while not left.is_set():
+            with contextlib.suppress(WaitTimeout):
+                return self._drive(calls.result(task_id, LOOK_SECONDS))
+        raise CancelledError
 
     def list(self, **filters: Unpack[Filters]) -> Iterator[Task]:
         """Tasks, newest first, page by page as they are taken."""

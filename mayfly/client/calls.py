@@ -1,5 +1,6 @@
 """What the client can ask for and how it reads the answers, without any I/O: see `mayfly.client.wire`."""
 
+import contextlib
 import json
 import time
 from collections.abc import Callable
@@ -86,7 +87,15 @@ def result_of(task: Task) -> Call[Any]:
     if task.result is not UNSET:
         return task.result
     stored = yield from result_bytes(task.task_id)
-    return json.loads(stored.body) if media_type(stored.content_type) == JSON else stored.body
+    return value_of(stored)
+
+
+def value_of(result: Bytes) -> Any:
+    """What JSON says; the bytes of anything else, which a function may have called JSON."""
+    if media_type(result.content_type) == JSON:
+        with contextlib.suppress(ValueError):
+            return json.loads(result.body)
+    return result.body
 
 
 def result_bytes(task_id: str) -> Call[Bytes]:

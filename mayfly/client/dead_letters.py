@@ -4,6 +4,8 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, TypedDict, TypeVar, Unpack
 
+import msgspec
+
 from mayfly.client.models import Page, Purge, Redrive
 from mayfly.client.wire import Call, Request, decode, given, params, post, send, timestamp
 
@@ -53,15 +55,23 @@ def _repeated(path: str, whole: Done, selection: Selection) -> Call[Done]:
     nothing remains, or when a request advanced nothing, since what fails is tried again with each.
     """
     began = datetime.now(UTC).isoformat()
+    remaining = 0
     for body in _bodies(selection):
         done = yield from _once(path, body, type(whole))
         whole = whole.plus(done)
-        # A redriven task may fail again at once. What failed after the start is not taken up a second time.
-        rest = {"until": began, **{name: value for name, value in body.items() if name != "all"}}
-        while done.remaining > 0 and done.advanced and "taskIds" not in body:
-            done = yield from _once(path, rest, type(whole))
+        while done.remaining > 0 and done.advanced:
+            done = yield from _once(path, _rest(body, whole, began), type(whole))
             whole = whole.plus(done)
-    return whole
+        remaining += done.remaining
+    return msgspec.structs.replace(whole, remaining=remaining)
+
+
+def _rest(body: dict[str, Any], whole: Done, began: str) -> dict[str, Any]:
+    """What is left of a body. A redriven task may fail again at once: what failed after the start is not
+    taken up a second time."""
+    if "taskIds" in body:
+        return {"taskIds": [task_id for task_id in body["taskIds"] if task_id not in whole.settled]}
+    return {"until": began, **{name: value for name, value in body.items() if name != "all"}}
 
 
 def _once(path: str, body: dict[str, Any], kind: type[Done]) -> Call[Done]:

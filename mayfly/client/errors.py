@@ -5,17 +5,18 @@ from typing import TYPE_CHECKING, Final
 from mayfly.errors import MayflyError
 
 if TYPE_CHECKING:
-    from mayfly.client.models import Task
+    from mayfly.client.models import Task, TaskError
 
 
 class ClientError(MayflyError):
     """The root of the client's errors.
 
     `idempotency_key` is there where a submission ended so whose task may have been accepted: submitting the
-    same again with that key is safe, and gives that task.
+    same again with that key is safe, and gives that task. `task_id` is that task, where it is known.
     """
 
     idempotency_key: str | None = None
+    task_id: str | None = None
 
 
 class Unreachable(ClientError):
@@ -39,8 +40,9 @@ class ApiError(ClientError):
     """The gateway refused: its problem document (RFC 9457) as attributes. There are subclasses by `status`.
 
     `status` is the HTTP status; `code` is stable, for programs; `detail` is for people; `field` is the path
-    of the offending value, such as `payload.width`; `task_id` is the task that a 503 leaves in doubt; and
-    `retry_after` is in seconds, where the gateway names a time.
+    of the offending value, such as `payload.width`; `task_id` is the task that it is about, or that a 503
+    leaves in doubt; `failure` is why that has failed; and `retry_after` is in seconds, where the gateway
+    names a time.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class ApiError(ClientError):
         field: str | None = None,
         task_id: str | None = None,
         retry_after: float | None = None,
+        failure: "TaskError | None" = None,
     ) -> None:
         super().__init__(f"{field}: {detail}" if field and field not in detail else detail)
         self.status = status
@@ -60,6 +63,7 @@ class ApiError(ClientError):
         self.field = field
         self.task_id = task_id
         self.retry_after = retry_after
+        self.failure = failure
 
 
 class Unauthenticated(ApiError):

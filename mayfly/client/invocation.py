@@ -1,18 +1,18 @@
 """Calling a function: a task and its result in one request, where the result comes soon. Without any I/O."""
 
-import json
 import time
+import uuid
 from collections.abc import Callable
 from typing import Any, Final, Unpack
 from urllib.parse import quote
 
 from mayfly.client import calls
 from mayfly.client.calls import Bytes
-from mayfly.client.errors import ApiError, TaskFailed
-from mayfly.client.models import Task
+from mayfly.client.errors import ApiError, ClientError, TaskFailed, WaitTimeout
+from mayfly.client.models import Task, TaskError
 from mayfly.client.submission import TaskOptions, body_of, query_of, said_of, send_once
-from mayfly.client.wire import Call, Request, decode, media_type, send
-from mayfly.task import JSON
+from mayfly.client.wire import Call, Request, decode, send
+from mayfly.task import Status
 
 WAIT_SECONDS: Final = 30.0
 """What the one request waits; after that the task is waited for like any other."""
@@ -31,28 +31,47 @@ def invoke(
     deadline = None if wait is None else clock() + wait
     request = _request(function, payload, options, WAIT_SECONDS if wait is None else min(wait, WAIT_SECONDS))
     own = options.get("idempotency_key")
+    key: str | None = own or str(uuid.uuid4())
     try:
         if options.get("idempotent", True):
-            answer, _ = yield from send_once(request, own)
+            answer, keyed, _ = yield from send_once(request, own, key)
+            key = key if keyed else None
         else:
-            answer = yield from send(request)
+            answer, key = (yield from send(request)), None
     except ApiError as error:
         if error.code not in _FAILED or error.task_id is None:
             raise
-        raise TaskFailed((yield from calls.get(error.task_id))) from error
+        raise TaskFailed((yield from _failed(function, error, error.task_id))) from error
     if answer.status == 200:
         return Bytes(answer.body, answer.headers.get("content-type", "application/octet-stream"))
     accepted = decode(answer.body, Task)
     left = None if deadline is None else max(0.0, deadline - clock())
-    task = yield from calls.wait(accepted.task_id, left)
+    try:
+        return (yield from _later(accepted.task_id, left))
+    except WaitTimeout as error:
+        raise WaitTimeout(error.task, wait or 0.0) from None
+    except TaskFailed:
+        raise
+    except ClientError as error:
+        # It goes on. Whoever calls again with the key has its result, and no second task.
+        error.task_id, error.idempotency_key = accepted.task_id, key
+        raise
+
+
+def _later(task_id: str, left: float | None) -> Call[Bytes]:
+    task = yield from calls.wait(task_id, left)
     if not task.succeeded:
         raise TaskFailed(task)
-    return (yield from calls.result_bytes(task.task_id))
+    return (yield from calls.result_bytes(task_id))
 
 
-def value_of(result: Bytes) -> Any:
-    """What JSON says; the bytes of anything else."""
-    return json.loads(result.body) if media_type(result.content_type) == JSON else result.body
+def _failed(function: str, error: ApiError, task_id: str) -> Call[Task]:
+    """The task; as far as the answer tells of it where it cannot be read, which takes another scope."""
+    try:
+        return (yield from calls.get(task_id))
+    except ClientError:
+        why = error.failure or TaskError("", error.detail)
+        return Task(task_id, Status.FAILED, task_type=function, error=why)
 
 
 def _request(function: str, payload: Any, options: TaskOptions, wait: float) -> Request:

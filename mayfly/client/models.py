@@ -173,6 +173,10 @@ class Redrive(msgspec.Struct, frozen=True, rename="camel"):
     def advanced(self) -> bool:
         return bool(self.redriven)
 
+    @property
+    def settled(self) -> set[str]:
+        return {task.task_id for task in self.redriven} | {failure.task_id for failure in self.failed}
+
     def plus(self, later: "Redrive") -> "Redrive":
         redriven = (*self.redriven, *later.redriven)
         failed = _still_failed(self.failed, later.failed, {task.task_id for task in redriven})
@@ -189,6 +193,10 @@ class Purge(msgspec.Struct, frozen=True, rename="camel"):
     @property
     def advanced(self) -> bool:
         return bool(self.purged)
+
+    @property
+    def settled(self) -> set[str]:
+        return {*self.purged, *(failure.task_id for failure in self.failed)}
 
     def plus(self, later: "Purge") -> "Purge":
         purged = (*self.purged, *later.purged)

@@ -4,7 +4,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any, Final, TypedDict, Unpack
+from typing import Any, Final, NamedTuple, TypedDict, Unpack
 
 import msgspec
 
@@ -26,7 +26,7 @@ from mayfly.client.wire import (
     send,
     timestamp,
 )
-from mayfly.task import JSON, Priority, RetryPolicy
+from mayfly.task import IDEMPOTENCY_KEY, JSON, Priority, RetryPolicy
 
 KEY_HEADER: Final = "idempotency-key"
 COPY_SECONDS: Final = 300.0
@@ -92,13 +92,23 @@ def submit(task_type: str, payload: Any = None, **options: Unpack[TaskOptions]) 
     if not options.get("idempotent", True):
         answer = yield from send(request)
     else:
-        answer, _ = yield from send_once(request, key)
+        answer = (yield from send_once(request, key)).answer
     return decode(answer.body, Task)
 
 
-def send_once(request: Request, own: str | None, made: str | None = None) -> Call[tuple[Answer, bool]]:
+class Sent(NamedTuple):
+    answer: Answer
+    keyed: bool
+    """Whether the request that was answered had the key."""
+    in_doubt: bool
+    """Whether one before it may have made what the answer says nothing of."""
+
+
+def send_once(request: Request, own: str | None, made: str | None = None) -> Call[Sent]:
     """Sends it until it is answered, under one key: the caller's own, or one that is made, here unless it is
-    given. With the answer goes whether it is of a request that had the key."""
+    given. Raises `ValueError` for a key that is none."""
+    if own is not None and not IDEMPOTENCY_KEY.fullmatch(own):
+        raise ValueError("an idempotency key has 1 to 200 printable characters of ASCII")
     key = own or made or str(uuid.uuid4())
     keyed = replace(request, headers={**request.headers, KEY_HEADER: key})
     in_doubt, task_id = False, None
@@ -114,7 +124,7 @@ def send_once(request: Request, own: str | None, made: str | None = None) -> Cal
                 continue
             assert answer is not None
             if 200 <= answer.status < 300:
-                return answer, True
+                return Sent(answer, True, in_doubt)
             refusal = problem(answer)
             if refusal.code == "read_model_unavailable" and own is None and not in_doubt:
                 break
@@ -130,7 +140,7 @@ def send_once(request: Request, own: str | None, made: str | None = None) -> Cal
         if in_doubt or isinstance(error, UnexpectedAnswer):
             error.idempotency_key = key
         raise
-    return (yield from send(request)), False
+    return Sent((yield from send(request)), False, False)
 
 
 def _request(task_type: str, payload: Any, options: TaskOptions) -> Request:
@@ -154,7 +164,10 @@ def body_of(payload: Any, options: TaskOptions) -> tuple[str, bytes]:
         return JSON, encode(payload)
     if payload is not None:
         raise ValueError("give a payload or data, not both")
-    return options.get("content_type", "application/octet-stream"), data
+    content_type = options.get("content_type", "application/octet-stream")
+    if not content_type.isascii():
+        raise ValueError(f"{content_type} is no content type: it has characters beyond ASCII")
+    return content_type, data
 
 
 def said_of(task_type: str, options: TaskOptions) -> dict[str, Any]:

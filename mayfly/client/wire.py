@@ -15,6 +15,7 @@ from urllib.parse import quote
 import msgspec
 
 from mayfly.client.errors import ApiError, UnexpectedAnswer, Unreachable, kind_of
+from mayfly.client.models import TaskError
 from mayfly.task import JSON
 from mayfly.typed import known
 
@@ -112,7 +113,15 @@ def problem(answer: Answer) -> ApiError:
         field=said.get("field"),
         task_id=said.get("taskId"),
         retry_after=_seconds(answer.headers.get("retry-after")),
+        failure=_failure(said.get("error")),
     )
+
+
+def _failure(said: Any) -> TaskError | None:
+    try:
+        return None if said is None else msgspec.convert(said, TaskError)
+    except msgspec.ValidationError:
+        return None
 
 
 def _seconds(retry_after: str | None) -> float | None:

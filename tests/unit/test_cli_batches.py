@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from scripted import TASK_ID, Mayfly, ScriptedGateway, command
 
+from mayfly.cli import batches
+
 BATCH = "01939c1a-0000-7000-8000-0000000000ba"
 INVOKE = "POST /functions/echo/invoke"
 ACCEPTED = {"status": 202, "task": {"taskId": TASK_ID, "status": "QUEUED"}}
@@ -63,6 +65,57 @@ def test_a_batch_that_is_none_is_refused_here(
     assert done.exit_code == 2
     assert message in done.stderr
     assert not gateway.requests
+
+
+def test_where_it_breaks_off_what_was_accepted_is_told_and_how_to_have_the_rest_once(
+    gateway: ScriptedGateway, mayfly: Mayfly, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "CHUNK", 1)
+    gateway.answer("POST /tasks/batch", {"batchId": BATCH, "items": [ACCEPTED]})
+    gateway.answer("POST /tasks/batch", b"a proxy gave up", 502)
+    done = mayfly("submit", "echo", "--batch", "-", "--json", input="1\n\n2\n3\n")
+    assert done.exit_code == 1
+    assert json.loads(done.stdout) == {"batches": [BATCH], "tasks": [{"line": 1, "taskId": TASK_ID}]}
+    key = gateway.requests[1].headers["idempotency-key"]
+    assert f"the lines after line 1 were not answered for: submit them again with --key {key}" in done.stderr
+    assert "repeat it" not in done.stderr, "the first line would be there twice"
+
+
+def test_a_line_that_is_no_json_takes_nothing_back(
+    gateway: ScriptedGateway, mayfly: Mayfly, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "CHUNK", 1)
+    gateway.answer("POST /tasks/batch", {"batchId": BATCH, "items": [ACCEPTED]})
+    done = mayfly("submit", "echo", "--batch", "-", input="1\n{\n")
+    assert (done.exit_code, done.stdout) == (2, f"{TASK_ID}\n")
+    assert "line 2 of - is not JSON" in done.stderr
+    assert "1 accepted, 0 refused" in done.stderr
+    assert "the lines after line 1 were not answered for" in done.stderr
+
+
+def test_a_line_in_doubt_is_counted_as_that_and_names_its_task(
+    gateway: ScriptedGateway, mayfly: Mayfly
+) -> None:
+    doubt = {"code": "log_unavailable", "detail": "perhaps", "taskId": TASK_ID}
+    gateway.answer("POST /tasks/batch", {"batchId": None, "items": [{"status": 503, "problem": doubt}]})
+    done = mayfly("submit", "echo", "--batch", "-", "--json", input="1\n")
+    assert done.exit_code == 1
+    assert f"line 1: perhaps (log_unavailable); task {TASK_ID} may have been accepted" in done.stderr
+    assert "0 accepted, 0 refused, 1 in doubt" in done.stderr
+    assert json.loads(done.stdout)["tasks"][0]["taskId"] == TASK_ID
+
+
+def test_whatever_leaves_a_task_in_doubt_the_key_is_named(gateway: ScriptedGateway, mayfly: Mayfly) -> None:
+    gateway.answer("POST /tasks", b"a proxy gave up", 502)
+    done = mayfly("submit", "echo")
+    assert done.exit_code == 1
+    assert f"repeat it with --key {gateway.requests[0].headers['idempotency-key']}" in done.stderr
+
+
+def test_a_key_that_is_none_is_a_wrong_command_line(gateway: ScriptedGateway, mayfly: Mayfly) -> None:
+    done = mayfly("submit", "echo", "--key", "")
+    assert (done.exit_code, gateway.requests) == (2, [])
+    assert "1 to 200 printable characters" in done.stderr
 
 
 def test_a_batch_is_shown(gateway: ScriptedGateway, mayfly: Mayfly) -> None:

@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import socket
+import threading
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
@@ -21,6 +22,7 @@ from mayfly.client import (
     UnexpectedAnswer,
     Unreachable,
     WaitTimeout,
+    blocking,
     calls,
     submission,
 )
@@ -581,6 +583,24 @@ def test_map_raises_the_failure_in_its_turn(
     with pytest.raises(error):
         next(results)
     assert sum(request.method == "POST" for request in gateway.requests) == 2
+
+
+def test_map_leaves_nobody_waiting_for_what_its_caller_left(
+    gateway: ScriptedGateway, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blocking, "LOOK_SECONDS", 0.01)
+    items = [{"status": 202, "task": gateway.task("QUEUED")}] * 2
+    gateway.answer("POST /tasks/batch", {"batchId": TASK_ID, "items": items})
+    gateway.answer(f"GET /tasks/{TASK_ID}", gateway.task("COMPLETED", result=1))
+    gateway.answer(f"GET /tasks/{TASK_ID}", gateway.task("IN_PROGRESS"))
+    results = client.map("echo", "ab")
+    assert next(results) == 1
+    watchers = [thread for thread in threading.enumerate() if thread.name.startswith("mayfly-map")]
+    assert watchers
+    results.close()
+    for watcher in watchers:
+        watcher.join(60)
+        assert not watcher.is_alive()
 
 
 # --- what goes wrong on the way

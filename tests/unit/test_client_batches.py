@@ -7,7 +7,15 @@ from typing import Any
 import pytest
 from scripted import TASK_ID, ScriptedGateway
 
-from mayfly.client import ApiError, Client, TaskFailed, UnexpectedAnswer, WaitTimeout
+from mayfly.client import (
+    ApiError,
+    Client,
+    Forbidden,
+    TaskFailed,
+    TooManyRequests,
+    UnexpectedAnswer,
+    WaitTimeout,
+)
 from mayfly.client.batches import CHUNK_BYTES, Payloads
 from mayfly.task import Status
 
@@ -94,6 +102,40 @@ def test_without_redis_the_key_is_kept_once_some_were_accepted(
     assert second.error.code == "read_model_unavailable"
     assert len(gateway.requests) > 1
     assert len({one.headers["idempotency-key"] for one in gateway.requests}) == 1
+
+
+def test_what_a_further_try_knows_less_of_is_as_it_was(gateway: ScriptedGateway, client: Client) -> None:
+    answer(gateway, ACCEPTED, ACCEPTED, IN_DOUBT, REFUSED)
+    answer(gateway, ACCEPTED, UNTRIED, UNTRIED, UNTRIED)
+    answer(gateway, stopped={"status": 429, "code": "too_many_requests", "detail": "later"})
+    first, second, doubtful, refused = client.submit_many("echo", range(4))
+    assert first.accepted().task_id == second.accepted().task_id == TASK_ID
+    assert doubtful.error is not None
+    assert (doubtful.error.status, doubtful.error.task_id) == (503, TASK_ID)
+    assert doubtful.error.idempotency_key == gateway.requests[0].headers["idempotency-key"]
+    assert refused.error is not None
+    assert refused.error.idempotency_key is None
+
+
+def test_what_a_try_without_an_answer_may_have_made_is_in_doubt(
+    gateway: ScriptedGateway, client: Client
+) -> None:
+    gateway.refuse("POST /tasks/batch", 503, "log_unavailable", "perhaps", taskId=TASK_ID)
+    answer(gateway, stopped={"status": 429, "code": "too_many_requests", "detail": "later"})
+    [one] = client.submit_many("echo", [1])
+    assert isinstance(one.error, TooManyRequests)
+    assert one.error.idempotency_key == gateway.requests[0].headers["idempotency-key"]
+
+
+@pytest.mark.parametrize("key", ["", "ü", "x" * 201])
+def test_a_key_that_is_none_is_refused_before_anything_is_sent(
+    gateway: ScriptedGateway, client: Client, key: str
+) -> None:
+    with pytest.raises(ValueError, match="1 to 200 printable"):
+        client.submit("echo", idempotency_key=key)
+    with pytest.raises(ValueError, match="1 to 200 printable"):
+        list(client.submit_many("echo", [1], idempotency_key=key))
+    assert not gateway.requests
 
 
 def test_a_further_try_that_may_have_made_tasks_is_an_error_with_the_key(
@@ -183,7 +225,7 @@ def test_a_call_that_is_not_waited_for_any_longer_names_its_task(
 ) -> None:
     gateway.answer(INVOKE, gateway.task("QUEUED"), 202)
     gateway.answer(f"GET /tasks/{TASK_ID}", gateway.task("IN_PROGRESS"))
-    with pytest.raises(WaitTimeout) as caught:
+    with pytest.raises(WaitTimeout, match="after 0 s") as caught:
         client.invoke("echo", wait=0)
     assert caught.value.task.task_id == TASK_ID
     assert gateway.requests[0].query == [("wait", "0.000")]
@@ -197,6 +239,34 @@ def test_a_call_of_a_function_that_fails_raises_its_error(gateway: ScriptedGatew
         client.invoke("echo")
     assert caught.value.error_class == "ValueError"
     assert len(gateway.requests) == 2
+
+
+def test_a_call_whose_function_fails_tells_why_where_its_task_cannot_be_read(
+    gateway: ScriptedGateway, client: Client
+) -> None:
+    error = {"type": "Function.Error", "message": "no", "class": "ValueError"}
+    gateway.refuse(INVOKE, 502, "function_failed", "no", taskId=TASK_ID, error=error)
+    gateway.refuse(f"GET /tasks/{TASK_ID}", 403, "forbidden", "that takes the scope read")
+    with pytest.raises(TaskFailed) as caught:
+        client.invoke("echo")
+    assert (caught.value.error_class, caught.value.message) == ("ValueError", "no")
+    assert caught.value.task.task_id == TASK_ID
+
+
+def test_a_call_whose_task_goes_on_unseen_names_it_and_its_key(
+    gateway: ScriptedGateway, client: Client
+) -> None:
+    gateway.answer(INVOKE, gateway.task("QUEUED"), 202)
+    gateway.refuse(f"GET /tasks/{TASK_ID}", 403, "forbidden", "that takes the scope read")
+    with pytest.raises(Forbidden) as caught:
+        client.invoke("echo")
+    assert caught.value.task_id == TASK_ID
+    assert caught.value.idempotency_key == gateway.requests[0].headers["idempotency-key"]
+
+
+def test_what_a_function_calls_json_and_is_none_is_bytes(gateway: ScriptedGateway, client: Client) -> None:
+    gateway.answer(INVOKE, b"{", content_type="application/json; charset=utf-8")
+    assert client.invoke("echo") == b"{"
 
 
 def test_a_call_that_is_refused_raises_the_refusal(gateway: ScriptedGateway, client: Client) -> None:

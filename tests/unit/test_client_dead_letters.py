@@ -65,6 +65,25 @@ def test_more_ids_than_a_request_takes_go_in_several(gateway: ScriptedGateway, c
     assert [len(request.json["taskIds"]) for request in gateway.requests] == [1000, 1000, 1]
 
 
+def test_of_some_ids_those_that_were_not_tried_are_asked_for_again(
+    gateway: ScriptedGateway, client: Client
+) -> None:
+    gateway.answer(REDRIVE, redriven(1, failed=("old-2",), remaining=2))
+    gateway.answer(REDRIVE, redriven(3, remaining=1))
+    gateway.answer(REDRIVE, redriven(4))
+    done = client.redrive(task_ids=["old-1", "old-2", "old-3", "old-4"])
+    assert [request.json["taskIds"] for request in gateway.requests[1:]] == [["old-3", "old-4"], ["old-4"]]
+    assert [task.task_id for task in done.redriven] == ["old-1", "old-3", "old-4"]
+    assert [failure.task_id for failure in done.failed] == ["old-2"]
+    assert done.remaining == 0
+
+
+def test_what_remains_of_each_request_is_counted(gateway: ScriptedGateway, client: Client) -> None:
+    gateway.answer(PURGE, {"purged": [], "failed": [], "remaining": 1000})
+    gateway.answer(PURGE, {"purged": ["1000"], "failed": [], "remaining": 0})
+    assert client.purge(task_ids=[str(number) for number in range(1001)]).remaining == 1000
+
+
 def test_what_remains_is_gone_through_without_what_failed_since_the_start(
     gateway: ScriptedGateway, client: Client
 ) -> None:
