@@ -33,12 +33,8 @@ class Supply(Protocol):
         """Remove what waits for tasks in it, unseen by its pool: nobody needs that now."""
         ...
 
-    def idle(self, seconds: float) -> int:
-        """How many have waited in it for so long, unseen by its pool. Each counts as one that it makes."""
-        ...
-
-    def shed(self) -> None:
-        """Remove the one of them that has waited longest."""
+    def shed(self, seconds: float) -> None:
+        """Remove what has waited in it for so long."""
         ...
 
     async def close(self) -> None:

@@ -92,11 +92,8 @@ class Forks:
         for nursery in [nursery for nursery in self._nurseries if not nursery.lines]:
             await nursery.retire()
 
-    def idle(self, seconds: float) -> int:
+    def shed(self, seconds: float) -> None:
         """What waits unseen are containers, and no sandboxes."""
-        return 0
-
-    def shed(self) -> None: ...
 
     async def close(self) -> None:
         self._closed = True

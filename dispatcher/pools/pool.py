@@ -23,8 +23,6 @@ REST_SECONDS: Final = 0.15
 """For so long a task that took a container has the cores: to make the next one, and to remove the last one,
 are more work than most tasks are."""
 LULL_SECONDS: Final = 1.0
-MOST_IDLE_SECONDS: Final = 10.0
-"""For so long a process that serves many tasks waits for one that nobody foresaw."""
 MOST_PAUSE_SECONDS: Final = 60.0
 """Between two tries of a function whose sandboxes fail before they get a task."""
 
@@ -106,18 +104,9 @@ class Pool:
         return max(0, len(self._armed) + self.starting - len(self._takers))
 
     @property
-    def held(self) -> int:
-        """How many take memory while no task has them: beside those, what came back and is not needed now."""
-        return self.kept + self._idle
-
-    @property
-    def _idle(self) -> int:
-        return self._supply.idle(LULL_SECONDS)
-
-    @property
     def spare(self) -> int:
         """How many of them may make room for others."""
-        return max(0, self.kept - (self.reserved or 0)) + self._idle
+        return max(0, self.kept - (self.reserved or 0))
 
     def wanted(self, now: float) -> int:
         if self.closed:
@@ -288,26 +277,18 @@ class Pool:
             self._drop(self._arming.popleft())
             self._fail(f"its handler's import took more than {START_UP_SECONDS:g} s")
         while self.kept > self.wanted(now):
-            self._give_up_kept()
+            self.give_up()
 
     def rest(self, now: float) -> None:
         """If it was not used just now, nothing of it is about to be: what its supply holds back may go."""
         lull = now - self.used_at >= LULL_SECONDS and not self._making and not self._takers
         if lull and not self._is_heavy and self.kept >= self.wanted(now):
             self._leave(self._supply.rest())
-            return
-        for _ in range(self._supply.idle(MOST_IDLE_SECONDS)):
-            self._supply.shed()
+        else:
+            self._supply.shed(WINDOW_SECONDS)
 
     def give_up(self) -> None:
-        """One that is held, and of those the one that is least needed."""
-        if self._idle:
-            self._supply.shed()
-        else:
-            self._give_up_kept()
-
-    def _give_up_kept(self) -> None:
-        """The one that is least ready."""
+        """One that is kept, and of those the one that is least ready."""
         if len(self._making) > len(self._takers):
             self._making.pop().cancel()
         else:
@@ -317,7 +298,7 @@ class Pool:
         """Keep none. What is out stays as it is, and the supply stands until that has come back."""
         self.closed = True
         while self.kept:
-            self._give_up_kept()
+            self.give_up()
         self._changed()
 
     async def shut(self) -> None:

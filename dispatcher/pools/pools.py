@@ -159,7 +159,7 @@ class Pools:
     @property
     def kept_mib(self) -> int:
         """What those that wait are counted as, those on their way among them."""
-        return sum(pool.held * pool.mib for pool in self._all())
+        return sum(pool.kept * pool.mib for pool in self._all())
 
     # --- which pool
 

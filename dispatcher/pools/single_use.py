@@ -42,10 +42,7 @@ class SingleUse:
     async def rest(self) -> None:
         """There is nothing that its pool does not see."""
 
-    def idle(self, seconds: float) -> int:
-        return 0
-
-    def shed(self) -> None: ...
+    def shed(self, seconds: float) -> None: ...
 
     async def close(self) -> None:
         for once in list(self._made):

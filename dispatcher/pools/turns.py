@@ -8,7 +8,6 @@ removed with its container, so that one crash costs one task.
 import asyncio
 import time
 from dataclasses import replace
-from itertools import takewhile
 from typing import Final
 
 from dispatcher.frames import frame
@@ -82,13 +81,11 @@ class Turns:
         while self._free:
             await self.discard(self._free.pop())
 
-    def idle(self, seconds: float) -> int:
-        """The youngest is taken first, so those are the first ones."""
-        now = time.monotonic()
-        return sum(1 for _ in takewhile(lambda worker: now - worker.free_since >= seconds, self._free))
-
-    def shed(self) -> None:
-        self._bury(self._free.pop(0))
+    def shed(self, seconds: float) -> None:
+        """Those are the first ones, for the last one is taken first."""
+        latest = time.monotonic() - seconds
+        while self._free and self._free[0].free_since <= latest:
+            self._bury(self._free.pop(0))
 
     async def close(self) -> None:
         self._closed = True

@@ -67,7 +67,7 @@ class Supplied:
         self.closed = False
         self.rested = 0
         self.waited: list[float] = []
-        """For how long its workers that are back have waited, seconds, the longest first."""
+        """For how long its workers that are back have waited, seconds."""
         runtime.supplies.append(self)
 
     @property
@@ -82,11 +82,8 @@ class Supplied:
     async def rest(self) -> None:
         self.rested += 1
 
-    def idle(self, seconds: float) -> int:
-        return sum(waited >= seconds for waited in self.waited)
-
-    def shed(self) -> None:
-        self.waited.pop(0)
+    def shed(self, seconds: float) -> None:
+        self.waited = [waited for waited in self.waited if waited < seconds]
 
     async def close(self) -> None:
         self.closed = True

@@ -596,32 +596,15 @@ async def test_a_process_that_serves_many_tasks_is_not_doubled_while_it_serves(w
     await sandbox.remove()
 
 
-async def test_what_came_back_and_is_not_needed_counts_as_memory_and_goes_first() -> None:
-    world = World(room=3)
-    warm = world.function("warm", isolation="warm")
-    await world.use(warm)
-    await world.settle()
-    [supply] = world.engine.supplies
-    supply.waited = [5.0, 2.0, 0.0]
-    assert world.pools.kept_mib == 300, "one is kept, and two have waited"
-    await world.passes(0.5)
-    await world.use(world.function("other"))
-    await world.settle()
-    assert supply.waited == [2.0, 0.0]
-    assert world.pools.armed == {"warm": 1, "other": 1}
-    assert world.pools.evicted == {"warm": 1}
-    await world.pools.close()
-
-
 async def test_what_came_back_and_nobody_took_goes_while_the_function_is_in_use(world: World) -> None:
     function = world.function(isolation="warm")
     await world.use(function)
     await world.settle()
     [supply] = world.engine.supplies
-    supply.waited = [20.0, 10.0, 9.0]
+    supply.waited = [90.0, 60.0, 50.0]
     await world.use(function)
     await world.settle()
-    assert supply.waited == [9.0]
+    assert supply.waited == [50.0]
 
 
 # --- the end

@@ -73,10 +73,11 @@ async def test_those_that_have_waited_longest_are_shed_first() -> None:
         await supply.give_back(worker)
     workers[0][0].free_since -= 30
     workers[1][0].free_since -= 20
-    assert [supply.idle(seconds) for seconds in (25, 15, 0)] == [1, 2, 3]
-    supply.shed()
+    supply.shed(25)
     await until(lambda: workers[0][1].removed)
-    assert not workers[1][1].removed
-    assert supply.idle(15) == 1
-    await supply.close()
+    assert supply.free == 2
+    supply.shed(15)
+    await until(lambda: workers[1][1].removed)
+    assert not workers[2][1].removed
     await supply.rest()
+    await supply.close()
