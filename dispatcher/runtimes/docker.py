@@ -23,7 +23,7 @@ from docker.errors import APIError, DockerException, ImageNotFound
 from dispatcher.runtimes.attach import Attachment
 from dispatcher.runtimes.base import Exit, SandboxSpec
 from dispatcher.runtimes.containers import Containers, Gone, ImageMissing, refusal
-from dispatcher.runtimes.egress import EgressNetwork
+from dispatcher.runtimes.egress import RECHECK_SECONDS, EgressNetwork
 from dispatcher.runtimes.engine import (
     REQUEST_SECONDS,
     address,
@@ -109,6 +109,9 @@ class DockerRuntime:
         self._client: docker.APIClient | None = None
         self._asks: Containers | None = None
         self._egress = EgressNetwork(settings)
+        self._with_egress: set[str] = set()
+        """The containers on that network, by name."""
+        self._rechecks: asyncio.Task[None] | None = None
         self._registry = Registry(settings.functions_repository) if settings.functions_repository else None
         self._fetching = threading.Lock()
         self._volumes: dict[str, tuple[str, ...]] = {}
@@ -212,7 +215,10 @@ class DockerRuntime:
         """A started container's streams."""
         egress = None
         if spec.network == "egress":
-            egress = await self._in_thread(lambda: self._egress.ensure(self._api))
+            egress = await self._ensure_egress()
+            self._with_egress.add(name)
+            if self._rechecks is None:
+                self._rechecks = asyncio.create_task(self._recheck_egress())
         try:
             await self._create_container(name, spec, egress)
         except ImageMissing as error:
@@ -225,6 +231,19 @@ class DockerRuntime:
             attachment.close()
             raise
         return attachment
+
+    async def _ensure_egress(self) -> tuple[str, str]:
+        return await self._in_thread(lambda: self._egress.ensure(self._api))
+
+    async def _recheck_egress(self) -> None:
+        """Tasks that are forked, or have a turn, go on in a container that was started long ago."""
+        while True:
+            await asyncio.sleep(RECHECK_SECONDS)
+            if self._with_egress:
+                try:
+                    await self._ensure_egress()
+                except SandboxLost as error:
+                    log.warning("the rules for egress could not be set again", reason=str(error))
 
     def _fetch(self, image: str, missing: ImageMissing) -> None:
         """From the registry, if there is one: the image was built on another machine."""
@@ -309,6 +328,7 @@ class DockerRuntime:
 
     def discard(self, name: str) -> None:
         """Remove a container in the background, for as long as it takes; `close` waits for it."""
+        self._with_egress.discard(name)
         if name not in self._removals and not self._closing:
             task = asyncio.create_task(self._remove(name))
             self._removals[name] = task
@@ -356,7 +376,7 @@ class DockerRuntime:
                 await asyncio.gather(*self._launches, return_exceptions=True)
                 await asyncio.gather(*self._removals.values(), return_exceptions=True)
         self._closing = True
-        for task in [*self._launches, *self._removals.values()]:
+        for task in [*self._launches, *self._removals.values(), *filter(None, [self._rechecks])]:
             task.cancel()
         for attachment in self._attachments:
             attachment.close()

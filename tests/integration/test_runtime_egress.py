@@ -184,6 +184,20 @@ async def test_a_container_on_another_network_is_out_of_reach(egress, docker_eng
         container.remove(force=True)
 
 
+async def test_rules_that_a_firewall_forgot_come_back_while_a_sandbox_runs(egress, monkeypatch):
+    monkeypatch.setattr("dispatcher.runtimes.docker.RECHECK_SECONDS", 0.1)
+    monkeypatch.setattr("dispatcher.runtimes.egress.RECHECK_SECONDS", 0.0)
+    sandbox = await egress.make(network="egress")
+    ours = [rule for rule in rules() if rule.startswith("-A DOCKER-USER") and "mayfly" in rule.lower()]
+    assert ours
+    for rule in ours:
+        subprocess.run(["iptables", *rule.replace("-A", "-D", 1).split()], check=True)
+    async with asyncio.timeout(60):
+        while not set(ours) <= set(rules()):
+            await asyncio.sleep(0.05)
+    await sandbox.remove()
+
+
 async def test_it_has_no_ipv6(egress):
     found = await egress.inside(
         """
