@@ -245,7 +245,11 @@ class Parent:
                 self._confinement.put_on()
             except OSError as error:
                 os.write(self._failure, f"{self._confinement.step}: {error.strerror}".encode())
+                # Blocked as all signals are, and perhaps handled by what was imported.
+                _signal.signal(UNCONFINED, _signal.SIG_DFL)
+                _signal.pthread_sigmask(_signal.SIG_UNBLOCK, (UNCONFINED,))
                 KILL(os.getpid(), UNCONFINED)
+                return  # whatever becomes of that: nothing runs here that is not confined
             if channel is not None:
                 self._live(*channel)
             code = 0

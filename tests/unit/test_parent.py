@@ -124,3 +124,41 @@ def test_no_more_are_forked_in_a_row_than_ended_ones_can_wait_for(
     watching.watched.clear()
     parent.Parent._hear(watching)
     assert watching.started == [*asked_for]
+
+
+class Newborn:
+    """A parent whose child cannot be confined. That it lives is seen by what it writes."""
+
+    def __init__(self, lives: int, failure: int) -> None:
+        self._lives, self._failure = lives, failure
+        self._confinement = self
+        self.step = "making namespaces"
+
+    def put_on(self) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def _live(self, tasks: int, results: int) -> None:
+        os.write(self._lives, b"it lives")
+
+
+@pytest.mark.parametrize("handled", [False, True])
+def test_a_child_that_cannot_be_confined_runs_nothing_although_signals_are_blocked(
+    parent: ModuleType, image_module: Callable[[str], ModuleType], handled: bool
+) -> None:
+    kernel = image_module("mayfly_kernel")
+    lives, lives_end = os.pipe()
+    failure, failure_end = os.pipe()
+    child = os.fork()
+    if child == 0:
+        if handled:
+            signal.signal(parent.UNCONFINED, signal.SIG_IGN)
+        kernel.block_signals()
+        parent.Parent._be_born(Newborn(lives_end, failure_end), [], (0, 1))
+    for end in (lives_end, failure_end):
+        os.close(end)
+    status = os.waitpid(child, 0)[1]
+    said = [os.read(end, 1000) for end in (lives, failure)]
+    for end in (lives, failure):
+        os.close(end)
+    assert said == [b"", b"making namespaces: No space left on device"]
+    assert os.WTERMSIG(status) == parent.UNCONFINED
