@@ -37,14 +37,21 @@ def batch(
 def submit_lines(client: "Client", name: str, file: Path, options: "TaskOptions", *, as_json: bool) -> None:
     """A task for each line of the file, whose payload it is. Prints their ids, in the lines' order, and what
     became of each line that was answered for, also where the rest could not be sent."""
+    from mayfly.client import ClientError
+
     told = _Told(as_json)
     numbers: list[int] = []
     try:
         submitted = client.submit_many(name, _payloads(file, numbers), chunk=CHUNK, **options)
         for index, one in enumerate(submitted):
             told.tell(one, numbers[index])
-    except BaseException as error:
-        told.break_off(error)
+    except (ClientError, typer.Exit) as error:
+        if told.break_off(getattr(error, "idempotency_key", None)) and isinstance(error, ClientError):
+            error.idempotency_key = None  # that of one batch, which the lines so far are not of
+        raise
+    except KeyboardInterrupt:
+        told.end()
+        say("more lines than those may have been accepted")
         raise
     told.end()
     if told.failed:
@@ -91,17 +98,15 @@ class _Told:
         elif task_id is not None and not problem:
             show(task_id)
 
-    def break_off(self, error: BaseException) -> None:
-        """What ended it is not about the lines so far, whose tasks are there."""
+    def break_off(self, key: str | None) -> bool:
+        """What ended it is not about the lines so far, if there are any. With the key the next ones may have
+        been sent."""
         if not self._last:
-            return
+            return False
         self.end()
-        once = ""
-        if key := getattr(error, "idempotency_key", None):
-            # That of one batch, and the lines so far are not of it.
-            once = f" with --key {key}, which makes none of them twice"
-            error.idempotency_key = None  # type: ignore[attr-defined]
+        once = f" with --key {key}, which makes none of them twice" if key else ""
         say(f"the lines after line {self._last} were not answered for: submit them again{once}")
+        return True
 
     def end(self) -> None:
         if self._as_json:
