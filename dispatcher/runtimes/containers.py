@@ -24,8 +24,8 @@ IMAGE_MISSING: Final = ("no such image", "was found but does not match the speci
 """What an engine says of an image that it lacks: a network that it lacks has the same status."""
 KILLED: Final = 137
 """The code of a process that SIGKILL has ended."""
-OOM_SECONDS: Final = 0.25
-"""How much later than its end an engine may hear of what a container was killed for."""
+OOM_SECONDS: Final = 1.0
+"""How much later than its end an engine may hear of what a container was killed for, on a busy machine."""
 
 
 class Gone(SandboxLost):
