@@ -20,6 +20,7 @@ MAX_FORKS: Final = 20_000
 MAX_AGE_SECONDS: Final = 3600.0
 """How many children a parent has, and how long it lives, before another takes its place."""
 REFUSED_SECONDS: Final = 60.0
+"""For so long a machine's refusal is taken for its last word."""
 BASE_MIB: Final = 64
 """Memory of a container for the parent itself, beside its tasks'."""
 CHILD_MIB: Final = 8

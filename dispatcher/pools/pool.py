@@ -280,7 +280,8 @@ class Pool:
             self.give_up()
 
     def rest(self, now: float) -> None:
-        """If it was not used just now, nothing of it is about to be: what its supply holds back may go."""
+        """If it was not used just now, nothing of it is about to be: what its supply holds back may go; else
+        as much of that as no task took for as long as use is looked back on."""
         lull = now - self.used_at >= LULL_SECONDS and not self._making and not self._takers
         if lull and not self._is_heavy and self.kept >= self.wanted(now):
             self._leave(self._supply.rest())

@@ -376,8 +376,10 @@ class DockerRuntime:
                 await asyncio.gather(*self._launches, return_exceptions=True)
                 await asyncio.gather(*self._removals.values(), return_exceptions=True)
         self._closing = True
-        for task in [*self._launches, *self._removals.values(), *filter(None, [self._rechecks])]:
+        for task in [*self._launches, *self._removals.values()]:
             task.cancel()
+        if self._rechecks is not None:
+            self._rechecks.cancel()
         for attachment in self._attachments:
             attachment.close()
         if self._client is not None:

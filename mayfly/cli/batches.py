@@ -45,9 +45,12 @@ def submit_lines(client: "Client", name: str, file: Path, options: "TaskOptions"
         submitted = client.submit_many(name, _payloads(file, numbers), chunk=CHUNK, **options)
         for index, one in enumerate(submitted):
             told.tell(one, numbers[index])
-    except (ClientError, typer.Exit) as error:
-        if told.break_off(getattr(error, "idempotency_key", None)) and isinstance(error, ClientError):
+    except ClientError as error:
+        if told.break_off(error.idempotency_key):
             error.idempotency_key = None  # that of one batch, which the lines so far are not of
+        raise
+    except typer.Exit:
+        told.break_off()
         raise
     except KeyboardInterrupt:
         told.end()
@@ -98,7 +101,7 @@ class _Told:
         elif task_id is not None and not problem:
             show(task_id)
 
-    def break_off(self, key: str | None) -> bool:
+    def break_off(self, key: str | None = None) -> bool:
         """What ended it is not about the lines so far, if there are any. With the key the next ones may have
         been sent."""
         if not self._last:

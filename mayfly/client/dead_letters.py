@@ -70,7 +70,8 @@ def _rest(body: dict[str, Any], whole: Done, began: str) -> dict[str, Any]:
     """What is left of a body. A redriven task may fail again at once: what failed after the start is not
     taken up a second time."""
     if "taskIds" in body:
-        return {"taskIds": [task_id for task_id in body["taskIds"] if task_id not in whole.settled]}
+        settled = whole.settled
+        return {"taskIds": [task_id for task_id in body["taskIds"] if task_id not in settled]}
     return {"until": began, **{name: value for name, value in body.items() if name != "all"}}
 
 

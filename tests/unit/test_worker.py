@@ -54,9 +54,7 @@ async def test_what_is_ready_too_late_stays_dead(monkeypatch: pytest.MonkeyPatch
 
 
 async def test_one_that_was_to_have_a_turn_which_nobody_wants_any_more_goes() -> None:
-    engine = Engine()
-    supply = Turns(engine, SandboxSpec("i", task_id="", function="f"))  # type: ignore[arg-type]
-    await (await supply.make()).remove()
+    supply = Turns(Engine(), SandboxSpec("i", task_id="", function="f"))  # type: ignore[arg-type]
     worker, sandbox = resting([])
     await supply.give_back(worker)
     making = asyncio.create_task(supply.make())
