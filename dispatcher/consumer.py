@@ -39,7 +39,7 @@ T = TypeVar("T")
 BATCH: Final = 500
 COMMIT_SECONDS: Final = 0.5
 """How much work a dead dispatcher's successor looks at again, at most; nothing is lost by it."""
-IDLE_SECONDS: Final = 0.1
+IDLE_SECONDS: Final = 0.25
 UNKNOWN: Final = "?"
 """In place of the read model's mark while it is away: no mark equals it."""
 
@@ -100,7 +100,9 @@ class LogConsumer:
                 # Only a loop that hangs polls so late.
                 "max.poll.interval.ms": 60_000,
                 "queued.max.messages.kbytes": 32 * 1024,
-                "fetch.wait.max.ms": 100,
+                # A partition that came with nothing in it, and so is caught up with, is told of when this is
+                # over; and each time that it is costs the broker a look at every partition.
+                "fetch.wait.max.ms": 250,
                 # The end of a topic may be behind offsets that hold no record: only this tells.
                 "enable.partition.eof": True,
             }

@@ -54,7 +54,7 @@ POLL_SECONDS: Final = 0.001
 """Between two looks for acknowledgements, while some are awaited."""
 HOLD_SECONDS: Final = 0.005
 """How long a record is held at most while others are on their way."""
-IDLE_SECONDS: Final = 0.1
+IDLE_SECONDS: Final = 0.5
 """While none is: what else librdkafka has to tell is its log."""
 
 

@@ -17,6 +17,8 @@ from mayfly.settings import Settings
 log = logging.getLogger(__name__)
 
 READ_SECONDS: Final = 30.0
+WAIT_MILLISECONDS: Final = 3000
+"""How long the broker may hold a request while nothing is appended: it answers at once when something is."""
 
 
 class Row(NamedTuple):
@@ -33,7 +35,12 @@ class Table:
     """Follows a topic from its beginning, in a thread of its own, which gives each record to `take`."""
 
     def __init__(self, settings: Settings, topic: str, take: Callable[[Row], None]) -> None:
-        config = {"group.id": f"{topic}-table", "enable.auto.commit": False, "enable.partition.eof": True}
+        config = {
+            "group.id": f"{topic}-table",
+            "enable.auto.commit": False,
+            "enable.partition.eof": True,
+            "fetch.wait.max.ms": WAIT_MILLISECONDS,
+        }
         self._topic = topic
         self._consumer = Consumer(client_config(settings, **config))
         self._admin = AdminClient(client_config(settings))

@@ -23,6 +23,8 @@ JVM: Final = (
     "-XX:+ExitOnOutOfMemoryError",
     # All compiler threads from the start, so that `_yield_compiler` finds them.
     "-XX:-UseDynamicNumberOfCompilerThreads",
+    # Nobody looks at its counters, for which it would wake up twenty times a second.
+    "-XX:-UsePerfData",
 )
 """What a part's JVM has beside its own options."""
 COPY: Final = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies"

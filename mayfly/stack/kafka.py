@@ -46,6 +46,8 @@ group.consumer.min.heartbeat.interval.ms=300
 group.consumer.heartbeat.interval.ms=300
 group.consumer.min.session.timeout.ms=6000
 group.consumer.session.timeout.ms=6000
+# A quorum of one need not be told twice a second that there is nothing new.
+metadata.max.idle.interval.ms=10000
 # The checkpoints are a group's offsets: a stack that was down for a week must find them.
 offsets.retention.minutes=2147483647
 """
