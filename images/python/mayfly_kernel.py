@@ -34,7 +34,7 @@ _libc = ctypes.PyDLL(None, use_errno=True)
 # Looked up here, so that no child has to; and without types, for each type, and each value made by it, is one
 # page more that a child gets a copy of. So an int has to fit 32 bits; an address goes as bytes or `c_void_p`.
 _clone, _mount, _prctl, _unshare, _setns = _libc.clone, _libc.mount, _libc.prctl, _libc.unshare, _libc.setns
-_capset, _socket, _ioctl = _libc.capset, _libc.socket, _libc.ioctl
+_capset, _socket, _ioctl, _exit = _libc.capset, _libc.socket, _libc.ioctl, _libc._exit
 _wait4, _srandom, _srand48, _sigprocmask = _libc.wait4, _libc.srandom, _libc.srand48, _libc.sigprocmask
 
 _LOOPBACK_UP = struct.pack("16sh22x", b"lo", 1)
@@ -153,6 +153,11 @@ def wait(pid: int) -> tuple[int, int]:
     """The wait status of a child that has ended, and its peak in KiB. (`os.wait4` imports a module.)"""
     _check(_wait4(pid, _STATUS, 0, _USAGE))
     return _INT.unpack(_STATUS)[0], _LONG.unpack_from(_USAGE, _PEAK)[0]
+
+
+def end(code: int) -> None:
+    """Like `os._exit`, which the dynamic linker would look up anew for each child: no parent called it."""
+    _exit(code)
 
 
 def seed_libc(seed: bytes) -> None:

@@ -234,7 +234,7 @@ class Parent:
             kernel.setns(self._home, kernel.NEW_PID)
         return Child(number, pid, first)
 
-    def _be_born(self, descriptors: list[int], channel: tuple[int, int] | None, end=os._exit) -> None:
+    def _be_born(self, descriptors: list[int], channel: tuple[int, int] | None, end=kernel.end) -> None:
         """In the child: never returns. `channel` is where its task comes from and its result goes to; None
         where there is no task."""
         code = 1

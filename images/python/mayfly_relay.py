@@ -55,6 +55,7 @@ def main(options: str) -> None:
     if parent == 0:
         import mayfly_layout
 
+        mayfly_layout.share_code()
         mayfly_layout.fill_holes()
         import mayfly_parent
 
