@@ -4,6 +4,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -26,7 +27,7 @@ from mayfly.client.wire import (
     params,
     send,
 )
-from mayfly.task import Status
+from mayfly.task import IDEMPOTENCY_KEY, Status
 
 CHUNK: Final = 500
 """Tasks of one request."""
@@ -141,9 +142,18 @@ class Payloads:
 
     def submit(self, lines: Sequence[bytes]) -> Call[list[Submitted]]:
         """Those that were taken, as a batch of their own."""
-        own = self._key and (f"{self._key}#{self._batches}" if self._batches else self._key)
+        own = self._own()
         self._batches += 1
         return submit(lines, own, idempotent=self._idempotent)
+
+    def _own(self) -> str | None:
+        """The key of the next chunk: the first has the caller's, the others one that comes of it."""
+        if self._key is None or not self._batches:
+            return self._key
+        key = f"{self._key}#{self._batches}"
+        # A number behind the longest keys would make them too long.
+        short = sha256(self._key.encode()).hexdigest()
+        return key if IDEMPOTENCY_KEY.fullmatch(key) else f"{short}#{self._batches}"
 
 
 def submit(lines: Sequence[bytes], own: str | None, *, idempotent: bool = True) -> Call[list[Submitted]]:

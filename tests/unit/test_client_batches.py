@@ -17,7 +17,7 @@ from mayfly.client import (
     WaitTimeout,
 )
 from mayfly.client.batches import CHUNK_BYTES, Payloads
-from mayfly.task import Status
+from mayfly.task import IDEMPOTENCY_KEY, Status
 
 BATCH = "01939c1a-0000-7000-8000-0000000000ba"
 INVOKE = "POST /functions/echo/invoke"
@@ -69,6 +69,18 @@ def test_chunks_go_out_as_they_are_taken_each_under_a_key_of_its_own(
     assert len(gateway.requests) == 1
     assert len(list(submitted)) == 2
     assert [one.headers["idempotency-key"] for one in gateway.requests] == ["import", "import#1"]
+
+
+def test_the_longest_key_is_one_for_every_chunk(gateway: ScriptedGateway, client: Client) -> None:
+    for tasks in (2, 1, 2, 1):
+        answer(gateway, *[ACCEPTED] * tasks)
+    for _ in range(2):
+        assert len(list(client.submit_many("echo", range(3), chunk=2, idempotency_key="k" * 200))) == 3
+    first, second, *again = [one.headers["idempotency-key"] for one in gateway.requests]
+    assert first == "k" * 200
+    assert first != second
+    assert IDEMPOTENCY_KEY.fullmatch(second)
+    assert again == [first, second]
 
 
 def test_items_that_could_not_be_accepted_are_tried_again_under_the_same_key(
