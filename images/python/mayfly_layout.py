@@ -37,32 +37,33 @@ def share_code() -> None:
     libc = ctypes.PyDLL(None)
     for name in ("mmap", "mremap"):
         getattr(libc, name).restype = ctypes.c_void_p
-    for place, rights in _huge_spans():
+    with open("/proc/self/maps") as file:  # noqa: PTH123
+        spans = list(huge_spans(file))
+    for place, rights in spans:
         if not _replace(libc, place, rights):
             return
 
 
-def _huge_spans():
-    """Where files are mapped that have code and cannot be written to, huge page by huge page, and the rights
-    to those."""
+def huge_spans(maps):
+    """Where files are mapped that have code, can be read and cannot be written to, huge page by huge page,
+    and the rights to those. `maps`: the lines of proc_pid_maps(5)."""
     files: list[list[int]] = []
-    with open("/proc/self/maps") as file:  # noqa: PTH123
-        for line in file:
-            span, rights, _, _, inode, *_ = line.split()
-            start, end = (int(one, 16) for one in span.split("-"))
-            if inode == "0" or rights[1] == "w" or rights[3] != "p":
-                continue
-            right = READ | (EXECUTE if rights[2] == "x" else 0)
-            if files and files[-1][1:3] == [start, int(inode)]:
-                files[-1][1] = end
-                files[-1][3] |= right
-            else:
-                files.append([start, end, int(inode), right])
-    for start, end, _, right in files:
-        if not right & EXECUTE:
+    for line in maps:
+        span, rights, _, _, inode, *_ = line.split()
+        start, end = (int(one, 16) for one in span.split("-"))
+        # Between a library's code and its data there may be what nobody can read.
+        if inode == "0" or rights not in ("r--p", "r-xp"):
             continue
-        for place in range((start + HUGE - 1) & -HUGE, end - HUGE + 1, HUGE):
-            yield place, right
+        right = READ | (EXECUTE if rights == "r-xp" else 0)
+        if files and files[-1][1:3] == [start, int(inode)]:
+            files[-1][1] = end
+            files[-1][3] |= right
+        else:
+            files.append([start, end, int(inode), right])
+    for start, end, _, right in files:
+        if right & EXECUTE:
+            for place in range((start + HUGE - 1) & -HUGE, end - HUGE + 1, HUGE):
+                yield place, right
 
 
 def _replace(libc: ctypes.PyDLL, place: int, rights: int) -> bool:

@@ -17,7 +17,7 @@ from mayfly.settings import Settings
 log = logging.getLogger(__name__)
 
 READ_SECONDS: Final = 30.0
-WAIT_MILLISECONDS: Final = 3000
+WAIT_MILLISECONDS: Final = 1000
 """How long the broker may hold a request while nothing is appended: it answers at once when something is."""
 
 
