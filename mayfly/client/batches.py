@@ -151,9 +151,10 @@ class Payloads:
         if self._key is None or not self._batches:
             return self._key
         key = f"{self._key}#{self._batches}"
-        # A number behind the longest keys would make them too long.
-        short = sha256(self._key.encode()).hexdigest()
-        return key if IDEMPOTENCY_KEY.fullmatch(key) else f"{short}#{self._batches}"
+        if IDEMPOTENCY_KEY.fullmatch(key):
+            return key
+        # A number behind the longest keys makes them too long.
+        return f"{sha256(self._key.encode()).hexdigest()}#{self._batches}"
 
 
 def submit(lines: Sequence[bytes], own: str | None, *, idempotent: bool = True) -> Call[list[Submitted]]:
